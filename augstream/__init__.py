@@ -1,0 +1,1 @@
+"""Exactly repeatable, resumable, unkillable augmented streams from webdataset tar shards."""

@@ -1,0 +1,199 @@
+"""One call of a pipeline: its data on the way through, its key, and what to do with each target.
+
+Everything that a call needs lives here, and dies with it. That is why pipelines are re-entrant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RecipeError
+from ..seeding import Draws
+from .base import BasicTransform, Params
+from .canvas import Canvas, Image
+
+if TYPE_CHECKING:
+    from .targets import Processor
+
+RASTER_KINDS = frozenset({"image", "mask"})
+STACK_KINDS = {"images": "image", "masks": "mask"}
+ANNOTATION_KINDS = frozenset({"bboxes", "keypoints"})
+KINDS = RASTER_KINDS | STACK_KINDS.keys() | ANNOTATION_KINDS
+
+
+class View(Protocol):
+    """What a transform may look at while it draws its parameters."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W) or (H, W, C) of the image as it will be when this transform sees it; needs no pixels."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the image."""
+        ...
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def __getitem__(self, name: str) -> Any:
+        """The target `name` as it now is; images and masks are computed for it."""
+        ...
+
+    def data(self) -> dict[str, Any]:
+        """All targets as they now are."""
+        ...
+
+
+class Record:
+    """One transform that was applied: at which slot, which one, with which parameters."""
+
+    __slots__ = ("params", "slot", "transform")
+
+    def __init__(self, slot: bytes, transform: BasicTransform, params: Params) -> None:
+        self.slot = slot
+        self.transform = transform
+        self.params = params
+
+
+class Stack:
+    """The images of `images`, or the masks of `masks`: one canvas each, all treated alike."""
+
+    __slots__ = ("canvases", "is_array")
+
+    def __init__(self, arrays: Sequence[Image], *, is_mask: bool) -> None:
+        self.is_array = isinstance(arrays, np.ndarray)
+        self.canvases = [Canvas(array, is_mask=is_mask) for array in arrays]
+
+    def finish(self) -> Any:
+        """The images in the container they came in."""
+        arrays = [canvas.finish() for canvas in self.canvases]
+        return np.stack(arrays) if self.is_array and arrays else arrays
+
+
+class Call:
+    """The targets of one call, and the draws that its transforms share one after the other."""
+
+    __slots__ = (
+        "applied", "draws", "fused", "key", "kinds", "others", "processors", "rasters", "records", "stacks", "states",
+    )  # fmt: skip
+
+    def __init__(self, draws: Draws, key: bytes, kinds: Mapping[str, str], *, fused: bool, record: bool) -> None:
+        self.draws = draws
+        self.key = key
+        self.kinds = kinds
+        self.fused = fused
+        self.rasters: dict[str, Canvas] = {}
+        self.stacks: dict[str, Stack] = {}
+        self.others: dict[str, Any] = {}
+        self.processors: dict[str, Processor] = {}
+        self.states: dict[str, Any] = {}
+        self.records: list[Record] | None = [] if record else None
+
+    def take(self, data: Mapping[str, Any]) -> None:
+        """Sort the user's data by kind; None and what no transform knows pass through."""
+        kinds = self.kinds
+        for name, value in data.items():
+            kind = kinds.get(name)
+            if kind is None or value is None:
+                self.others[name] = value
+            elif kind in RASTER_KINDS:
+                self.rasters[name] = Canvas(value, is_mask=kind == "mask")
+            elif kind in STACK_KINDS:
+                self.stacks[name] = Stack(value, is_mask=kind == "masks")
+            else:
+                self.others[name] = value
+
+    # What a transform may look at
+
+    @property
+    def first(self) -> Canvas:
+        """The canvas whose shape is the shape of the call: the image, else the first raster there is."""
+        image = self.rasters.get("image")
+        if image is not None:
+            return image
+        for canvas in self.rasters.values():
+            return canvas
+        for stack in self.stacks.values():
+            if stack.canvases:
+                return stack.canvases[0]
+        msg = f"no image or mask among {sorted(self.others)}; call the Compose with image=..."
+        raise RecipeError(msg)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W) or (H, W, C) as the image will be, without computing it."""
+        return self.first.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the image."""
+        return self.first.dtype
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.rasters or name in self.stacks or name in self.others
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.rasters:
+            return self.rasters[name].pixels()
+        if name in self.stacks:
+            arrays = [canvas.pixels() for canvas in self.stacks[name].canvases]
+            return np.stack(arrays) if arrays else arrays
+        return self.others[name]
+
+    def data(self) -> dict[str, Any]:
+        """All targets as they now are."""
+        return {name: self[name] for name in (*self.rasters, *self.stacks, *self.others)}
+
+    # What a transform does
+
+    def record(self, slot: bytes, transform: BasicTransform, params: Params) -> None:
+        """Note that `transform` is applied at `slot` with `params`."""
+        if self.records is not None:
+            self.records.append(Record(slot, transform, params))
+
+    def apply(self, transform: BasicTransform, params: Params) -> None:
+        """Apply `transform` with `params` to every target of a kind that it knows."""
+        known = transform.kinds
+        shape = self.shape
+        full: Params = {**params, "shape": shape}
+        for name, canvas in self.rasters.items():
+            if self.kinds[name] in known:
+                self._apply_to_canvas(transform, canvas, full)
+        for name, stack in self.stacks.items():
+            if self.kinds[name] in known:
+                self._apply_to_stack(transform, self.kinds[name], stack, full)
+        if self.processors:
+            for name, processor in self.processors.items():
+                if self.kinds[name] in known:
+                    self._apply_to_annotations(transform, name, processor, full)
+
+    def _apply_to_canvas(self, transform: BasicTransform, canvas: Canvas, params: Params) -> None:
+        if self.fused and transform.fuse(canvas, params):
+            return
+        array = canvas.pixels()
+        canvas.set(transform.apply_to_mask(array, **params) if canvas.is_mask else transform.apply(array, **params))
+
+    def _apply_to_stack(self, transform: BasicTransform, kind: str, stack: Stack, params: Params) -> None:
+        hook = "apply_to_images" if kind == "images" else "apply_to_masks"
+        if getattr(type(transform), hook) is getattr(BasicTransform, hook):
+            for canvas in stack.canvases:
+                self._apply_to_canvas(transform, canvas, params)
+        elif stack.canvases:
+            arrays = np.stack([canvas.pixels() for canvas in stack.canvases])
+            for canvas, array in zip(stack.canvases, getattr(transform, hook)(arrays, **params), strict=True):
+                canvas.set(array)
+
+    def _apply_to_annotations(
+        self, transform: BasicTransform, name: str, processor: Processor, params: Params
+    ) -> None:
+        before: npt.NDArray[Any] = self.others[name]
+        if len(before) == 0:
+            return
+        hook = transform.apply_to_bboxes if processor.kind == "bboxes" else transform.apply_to_keypoints
+        after = hook(before, **params)
+        self.others[name] = processor.filter(after, self.shape) if processor.check_each_transform else after

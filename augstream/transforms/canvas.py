@@ -1,0 +1,311 @@
+"""One raster target on its way through a pipeline: what has been decided about it, and, late, its pixels.
+
+Crops, flips and right-angle turns are kept as a box and one of the eight symmetries of the square; neighbouring
+point operations on uint8 as one table; normalisation as a table of floats. They cost nothing until pixels are asked
+for, and then touch memory once. All of it is exact: the pixels are those of the operations done one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RecipeError
+
+Image = npt.NDArray[Any]
+Table = npt.NDArray[np.uint8]  # (256,) or (256, C)
+FloatTable = npt.NDArray[np.float32]  # (256, C)
+Box = tuple[int, int, int, int]  # y0, x0, y1, x1: half-open
+
+_CV_DTYPES = frozenset("u1 i1 u2 i2 i4 f4 f8".split())
+_CV_TRANSPOSE_BYTES = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32})
+_MAX_CV_CHANNELS = 4
+_ROTATIONS = {(True, False): cv2.ROTATE_90_COUNTERCLOCKWISE, (False, True): cv2.ROTATE_90_CLOCKWISE}
+
+
+class Source(Protocol):
+    """An image that is not decoded yet, whose size is known: pixels come when a canvas asks for them."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def decode(self, box: Box | None) -> Image:
+        """The pixels of `box`, or of the whole image; (H, W, C) uint8, equal to that part of the full decode."""
+        ...
+
+
+class Canvas:
+    """An image or mask, and the exact operations that are pending on it.
+
+    `shape` is (H, W) or (H, W, C) as the pending operations leave it, known without pixels. `is_mask` says whether it
+    is a label map, which point operations leave alone and interpolation must not mix.
+    """
+
+    __slots__ = (
+        "_array", "_box", "_float_table", "_flip_x", "_flip_y", "_owned", "_source", "_table", "_transposed",
+        "dtype", "is_mask", "layout", "shape",
+    )  # fmt: skip
+
+    def __init__(self, array: Image | Source, *, is_mask: bool = False) -> None:
+        self.is_mask = is_mask
+        self.layout: str | None = None
+        self._owned = False
+        if isinstance(array, np.ndarray):
+            self._source: Source | None = None
+            self._reset(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+        else:
+            self._source = array
+            self._clear(array.shape, array.dtype)
+
+    def _reset(self, array: Image) -> None:
+        self._array: Image | None = array
+        self._clear(array.shape, array.dtype)
+
+    def _clear(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        if self._source is not None:
+            self._array = None
+        self.shape = shape
+        self.dtype = dtype
+        self._box: Box | None = None
+        self._transposed = self._flip_y = self._flip_x = False
+        self._table: Table | None = None
+        self._float_table: FloatTable | None = None
+
+    # Views
+
+    def crop(self, y0: int, x0: int, y1: int, x1: int) -> None:
+        """Keep rows y0 to y1 and columns x0 to x1, which lie inside the image."""
+        height, width = self.shape[:2]
+        self._check_open()
+        if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
+            msg = f"crop rows {y0}:{y1}, columns {x0}:{x1} do not lie inside the {height} x {width} image"
+            raise RecipeError(msg)
+        self.shape = (y1 - y0, x1 - x0, *self.shape[2:])
+        if self._flip_y:
+            y0, y1 = height - y1, height - y0
+        if self._flip_x:
+            x0, x1 = width - x1, width - x0
+        if self._transposed:
+            y0, x0, y1, x1 = x0, y0, x1, y1
+        if self._box is not None:
+            top, left = self._box[:2]
+            y0, x0, y1, x1 = y0 + top, x0 + left, y1 + top, x1 + left
+        self._box = (y0, x0, y1, x1)
+
+    def hflip(self) -> None:
+        """Reverse the columns."""
+        self._check_open()
+        self._flip_x = not self._flip_x
+
+    def vflip(self) -> None:
+        """Reverse the rows."""
+        self._check_open()
+        self._flip_y = not self._flip_y
+
+    def transpose(self) -> None:
+        """Swap rows and columns."""
+        self._check_open()
+        self._transposed = not self._transposed
+        self._flip_y, self._flip_x = self._flip_x, self._flip_y
+        self.shape = (self.shape[1], self.shape[0], *self.shape[2:])
+
+    def rot90(self, turns: int) -> None:
+        """Turn by `turns` right angles counter-clockwise, as `numpy.rot90` does."""
+        turns %= 4
+        if turns == 2:
+            self.vflip()
+            self.hflip()
+        elif turns:
+            self.transpose()
+            if turns == 1:
+                self.vflip()
+            else:
+                self.hflip()
+
+    # Tables
+
+    def table(self, table: Table) -> None:
+        """Replace every uint8 value v of channel c by table[v], or table[v, c] where the table is (256, C)."""
+        self._check_open()
+        if self.dtype != np.uint8 or self._float_table is not None:
+            msg = f"a uint8 table was given for an image of dtype {self.dtype}"
+            raise RecipeError(msg)
+        self._table = table if self._table is None else _composed(table, self._table)
+
+    def float_table(self, table: FloatTable) -> None:
+        """Replace every uint8 value v of channel c by the float32 table[v, c]; the image is float32 from now on."""
+        self._check_open()
+        if self.dtype != np.uint8 or self._float_table is not None:
+            msg = f"a table of floats was given for an image of dtype {self.dtype}"
+            raise RecipeError(msg)
+        self._float_table = table if self._table is None else _composed(table, self._table)
+        self._table = None
+        self.dtype = np.dtype(np.float32)
+
+    # Pixels
+
+    def set(self, array: Image) -> None:
+        """Go on with `array` instead, which nobody else may change."""
+        self._check_open()
+        self._source = None
+        self._owned = True
+        self._reset(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+
+    def readable(self) -> Image:
+        """The pixels as an array that OpenCV reads without a copy: contiguous but for a crop of a larger image."""
+        array = self._cropped()
+        if self._float_table is not None:
+            array = _oriented(array, self._transposed, self._flip_y, self._flip_x)
+            array = look_up(array, self._float_table)
+        else:
+            if self._table is not None:
+                array = look_up(array, self._table)
+            array = _oriented(array, self._transposed, self._flip_y, self._flip_x)
+        return array
+
+    def pixels(self) -> Image:
+        """The pixels as a C-contiguous array; computed once."""
+        if self._array is not None and not self.is_pending:
+            return self._array
+        array = self.readable()
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
+        self._source = None
+        self._owned = True
+        self._reset(array)
+        return array
+
+    def finish(self, out: Image | None = None) -> Image:
+        """The finished pixels, in `out` itself if it has their shape and dtype, else in an array of their own.
+
+        The layout is (C, H, W) if `layout` is "chw".
+        """
+        if self.layout != "chw" or len(self.shape) not in {2, 3}:
+            array = self.pixels()
+            if out is not None and out.shape == array.shape and out.dtype == array.dtype:
+                np.copyto(out, array)
+                return out
+            return array
+        return self._planes(out)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether an operation waits to be done."""
+        return (
+            self._box is not None or self._transposed or self._flip_y or self._flip_x
+            or self._table is not None or self._float_table is not None
+        )  # fmt: skip
+
+    def _planes(self, out: Image | None) -> Image:
+        """The pixels as planes (C, H, W), each written once."""
+        table, self._float_table = self._float_table, None
+        dtype = self.dtype
+        if table is not None:
+            self.dtype = np.dtype(np.uint8)
+        array = self.readable()
+        height, width = array.shape[:2]
+        num_channels = array.shape[2] if array.ndim == 3 else 1
+        shape = (num_channels, height, width)
+        if out is None or out.shape != shape or out.dtype != dtype:
+            out = np.empty(shape, dtype)
+        if array.size:
+            _write_planes(array.reshape(height, width, num_channels), table, out)
+        return out
+
+    def _cropped(self) -> Image:
+        if self._array is None:
+            if self._source is None:
+                msg = "a canvas without array or source"
+                raise AssertionError(msg)
+            return self._source.decode(self._box)
+        if self._box is None:
+            return self._array
+        y0, x0, y1, x1 = self._box
+        return self._array[y0:y1, x0:x1]
+
+    def _check_open(self) -> None:
+        if self.layout is not None:
+            msg = "a transform stands after ToTensorV2, which must be the last one of its Compose"
+            raise RecipeError(msg)
+
+
+def _composed(table: npt.NDArray[Any], first: Table) -> npt.NDArray[Any]:
+    """The table that does `first`, then `table`; per channel if either is."""
+    if first.ndim == 1:
+        return table[first]  # type: ignore[no-any-return]  # indexing loses the dtype
+    if table.ndim == 1:
+        return table[first]  # type: ignore[no-any-return]  # indexing loses the dtype
+    if table.shape[1] == 1:
+        return table[:, 0][first]  # type: ignore[no-any-return]  # indexing loses the dtype
+    return np.take_along_axis(table, first.astype(np.intp), axis=0)
+
+
+def look_up(array: Image, table: npt.NDArray[Any]) -> Image:
+    """`table[v]` or `table[v, c]` for every value v of channel c of a uint8 image; a new contiguous array."""
+    if table.ndim == 2 and table.shape[1] == 1:
+        table = table[:, 0]
+    if not array.size:
+        return np.empty(array.shape, table.dtype)
+    num_channels = array.shape[2] if array.ndim == 3 else 1
+    if table.ndim == 1:
+        found = cv2.LUT(array if num_channels <= _MAX_CV_CHANNELS else array.reshape(len(array), -1), table)
+        return found.reshape(array.shape)
+    if table.shape[1] != num_channels:
+        msg = f"the pipeline's constants are for {table.shape[1]} channels, and the image has {num_channels}"
+        raise RecipeError(msg)
+    if num_channels <= _MAX_CV_CHANNELS:
+        return cv2.LUT(array, table.reshape(1, 256, num_channels)).reshape(array.shape)
+    return table[array, np.arange(num_channels)]  # type: ignore[no-any-return]  # indexing loses the dtype
+
+
+def _write_planes(array: Image, table: FloatTable | None, out: Image) -> None:
+    """Write channel c of (H, W, C) `array`, looked up in column c of `table` if there is one, into plane out[c]."""
+    num_channels = array.shape[2]
+    if table is None:
+        if array.dtype.str[1:] in _CV_DTYPES and 1 < num_channels <= _MAX_CV_CHANNELS and out.flags.c_contiguous:
+            for channel in range(num_channels):
+                cv2.extractChannel(array, channel, out[channel])
+        else:
+            np.copyto(out, array.transpose(2, 0, 1))
+        return
+    if table.shape[1] not in {1, num_channels}:
+        msg = f"the pipeline's constants are for {table.shape[1]} channels, and the image has {num_channels}"
+        raise RecipeError(msg)
+    planes = cv2.split(array) if 1 < num_channels <= _MAX_CV_CHANNELS else _numpy_planes(array)
+    columns = np.ascontiguousarray(table.T)
+    for channel, plane in enumerate(planes):
+        cv2.LUT(plane, columns[channel % len(columns)], out[channel])
+
+
+def _numpy_planes(array: Image) -> list[Image]:
+    return [np.ascontiguousarray(array[:, :, channel]) for channel in range(array.shape[2])]
+
+
+def _oriented(array: Image, transposed: bool, flip_y: bool, flip_x: bool) -> Image:
+    """The image transposed, then its rows reversed, then its columns reversed, as asked."""
+    if not (transposed or flip_y or flip_x) or not array.size:
+        return array.swapaxes(0, 1) if transposed else array
+    pixel_bytes = array.itemsize * (array.shape[2] if array.ndim == 3 else 1)
+    fits = array.dtype.str[1:] in _CV_DTYPES and pixel_bytes in _CV_TRANSPOSE_BYTES
+    if not fits:
+        turned = array.swapaxes(0, 1) if transposed else array
+        return np.ascontiguousarray(turned[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+    height, width = array.shape[:2]
+    shape = (width, height, *array.shape[2:]) if transposed else array.shape
+    return _cv_orientation(transposed, flip_y, flip_x)(array).reshape(shape)
+
+
+def _cv_orientation(transposed: bool, flip_y: bool, flip_x: bool) -> Callable[[Image], Image]:
+    if not transposed:
+        code = -1 if flip_y and flip_x else 0 if flip_y else 1
+        return lambda array: cv2.flip(array, code)
+    if (flip_y, flip_x) in _ROTATIONS:
+        rotation = _ROTATIONS[flip_y, flip_x]
+        return lambda array: cv2.rotate(array, rotation)
+    if flip_y:
+        return lambda array: cv2.flip(cv2.transpose(array), -1)
+    return cv2.transpose
