@@ -9,7 +9,11 @@
     ├── StateError: a saved state that cannot be continued from
     └── WorkerError: a worker process that was lost for good
 
-A message says what was wrong, the value, what is allowed, and the call that mends it.
+    UserWarning
+    └── TransformChangedWarning: a state is continued with other transforms than it was saved with
+
+A message says what was wrong, the value, what is allowed, and the call that mends it. Every error pickles,
+with its fields and notes, because it may have to cross from a worker process to the trainer.
 """
 
 from __future__ import annotations
@@ -36,7 +40,28 @@ class ShardError(AugstreamError):
 
 
 class SampleError(AugstreamError):
-    """One sample could not be read, decoded, augmented or collated."""
+    """One sample could not be read, decoded, augmented or collated.
+
+    `shard` is the shard's name, `key` the sample's ``__key__``, `address` the text form of where its
+    randomness lives (what ``augstream replay`` takes); each is None where it is not known.
+
+    >>> SampleError("image is empty", shard="train-000001.tar", key="n01/0007", epoch=3).key
+    'n01/0007'
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        shard: str | None = None,
+        key: str | None = None,
+        epoch: int | None = None,
+        address: str | None = None,
+    ) -> None:
+        super().__init__(*args)
+        self.shard = shard
+        self.key = key
+        self.epoch = epoch
+        self.address = address
 
 
 class StateError(AugstreamError):
@@ -45,3 +70,7 @@ class StateError(AugstreamError):
 
 class WorkerError(AugstreamError):
     """A worker process was lost and could not be replaced."""
+
+
+class TransformChangedWarning(UserWarning):
+    """A state is continued with other transforms than it was saved with: same order, other pixels."""
