@@ -101,6 +101,8 @@ class BasicTransform(metaclass=TransformMeta):
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset()
+    plan_kind: ClassVar[str] = "pixels"
+    """How `fuse` does the work: "view", "table", "floats" or "planes"; "pixels" where it does not."""
     _legacy: ClassVar[Mapping[str, str]] = {}
     init_arguments: dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""Transforms: pure functions on arrays, classes that draw their parameters, and `Compose`."""

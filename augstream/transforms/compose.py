@@ -1,0 +1,447 @@
+"""`Compose`: a pipeline of transforms as a pure function of an address, or as a repeatable sequence of calls."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import RecipeError
+from ..seeding import Draws, Part, seed_key, subkey
+from .base import BasicTransform, TransformMeta, current_draws
+from .bboxes import BboxParams, BboxProcessor
+from .call import ANNOTATION_KINDS, KINDS, RASTER_KINDS, STACK_KINDS, Call
+from .canvas import Canvas, Image
+from .keypoints import KeypointParams, KeypointProcessor
+from .sequence import Sequence as CallSequence
+from .sequence import WorkerSeed
+from .targets import Processor
+
+Node = Any  # a BasicTransform, a composition of them, or a nested Compose: whatever has `run`
+
+_ORDINALS = [number.to_bytes(2, "little") for number in range(256)]
+
+
+def child_slot(slot: bytes, ordinal: int) -> bytes:
+    """The slot of the child number `ordinal` of the node at `slot`: slots are paths of positions."""
+    return slot + (_ORDINALS[ordinal] if ordinal < 256 else ordinal.to_bytes(2, "little"))
+
+
+class BaseCompose(metaclass=TransformMeta):
+    """A node that runs other nodes, each at a slot of its own."""
+
+    init_arguments: dict[str, Any]
+    _legacy: Mapping[str, str] = {}
+
+    def __init__(self, transforms: Iterable[Node], p: float = 1.0) -> None:
+        if isinstance(transforms, (BasicTransform, BaseCompose)):
+            transforms = [transforms]
+        self.transforms: tuple[Node, ...] = tuple(transforms)
+        for position, transform in enumerate(self.transforms):
+            if not callable(getattr(transform, "run", None)):
+                msg = (
+                    f"{type(self).__name__}: transforms[{position}] is {transform!r}, which is no transform; "
+                    "wrap a function in augstream.Lambda(image=...)"
+                )
+                raise RecipeError(msg)
+        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+            msg = f"{type(self).__name__}: p is a probability from 0 to 1, got {p!r}"
+            raise RecipeError(msg)
+        self.p = float(p)
+
+    def __repr__(self) -> str:
+        inner = ", ".join(repr(transform) for transform in self.transforms)
+        others = [
+            f", {name}={value!r}" for name, value in self.init_arguments.items()
+            if name != "transforms" and value is not None
+        ]  # fmt: skip
+        return f"{type(self).__name__}([{inner}]{''.join(others)})"
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    def __getitem__(self, position: int) -> Node:
+        return self.transforms[position]
+
+    def __iter__(self) -> Any:
+        return iter(self.transforms)
+
+    def run(self, call: Call, slot: bytes, *, force: bool = False) -> None:
+        """Run the children one after the other, if this node's gate at `slot` lets them."""
+        if self.is_open(call, slot, force=force):
+            for ordinal, transform in enumerate(self.transforms):
+                transform.run(call, child_slot(slot, ordinal))
+
+    def is_open(self, call: Call, slot: bytes, *, force: bool = False) -> bool:
+        """Whether the gate of the node at `slot` lets the call through."""
+        if force or self.p >= 1.0:
+            return True
+        call.draws.move(call.key, slot)
+        return call.draws.gate < self.p
+
+    def _with_transforms(self, transforms: Sequence[Node]) -> Any:
+        changed = {**self.init_arguments, "transforms": list(transforms)}
+        return type(self)(**changed)
+
+    def __add__(self, other: Node | Sequence[Node]) -> Any:
+        return self._with_transforms([*self.transforms, *_as_list(other)])
+
+    def __radd__(self, other: Node | Sequence[Node]) -> Any:
+        return self._with_transforms([*_as_list(other), *self.transforms])
+
+    def __sub__(self, other: type[BasicTransform] | Node) -> Any:
+        """The same pipeline without the first transform of class `other`."""
+        wanted = other if isinstance(other, type) else type(other)
+        for position, transform in enumerate(self.transforms):
+            if transform is other or type(transform) is wanted:
+                return self._with_transforms([*self.transforms[:position], *self.transforms[position + 1 :]])
+        msg = f"there is no {wanted.__name__} to take away from {[type(t).__name__ for t in self.transforms]}"
+        raise RecipeError(msg)
+
+
+def _as_list(nodes: Node | Sequence[Node]) -> list[Node]:
+    return list(nodes) if isinstance(nodes, (list, tuple)) else [nodes]
+
+
+class Compose(BaseCompose):
+    """Apply transforms one after the other; every random number follows from an address.
+
+    `compose(image=..., mask=..., bboxes=..., keypoints=...)` is a call of a plain sequence: two instances of one seed
+    give the same sequence, whatever happened to the samples; `set_random_seed` starts it again. `compose.at(*address)`
+    is a pure function instead: the same result on any worker, in any order, in any thread. `stage()` is how streams
+    call it.
+
+    Each transform draws at its own slot: replacing one, or changing its arguments, leaves the others' draws alone.
+    The arguments are albumentations' (2.0.8), and besides: `name` sets this Compose's draws apart from those of
+    another one with the same seed; `worker_seed` says how a DataLoader's worker gets a sequence of its own ("torch":
+    (seed + torch.initial_seed()) % 2**32; "stable": by hash from seed, rank, worker and epoch); `fused=False` executes
+    every transform by itself, with the same result.
+
+    Not promised: that draws equal those of albumentations, or that a sequence is the same for another number of
+    DataLoader workers (use `at`, or a stream, for that).
+
+    >>> import numpy as np, augstream as A
+    >>> flip = A.Compose([A.HorizontalFlip(p=0.5)], seed=137)
+    >>> image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    >>> first = flip.at("epoch", 0, "sample", 7)(image=image)["image"]
+    >>> np.array_equal(first, flip.at("epoch", 0, "sample", 7)(image=image)["image"])
+    True
+    """
+
+    def __init__(
+        self,
+        transforms: Iterable[Node],
+        bbox_params: BboxParams | Mapping[str, Any] | None = None,
+        keypoint_params: KeypointParams | Mapping[str, Any] | None = None,
+        additional_targets: Mapping[str, str] | None = None,
+        p: float = 1.0,
+        is_check_shapes: bool = True,
+        strict: bool = False,
+        mask_interpolation: int | None = None,
+        seed: int | None = None,
+        save_applied_params: bool = False,
+        name: str | None = None,
+        worker_seed: WorkerSeed = "torch",
+        fused: bool = True,
+    ) -> None:
+        super().__init__(transforms, p)
+        if mask_interpolation is not None:
+            self.transforms = tuple(_with_mask_interpolation(t, mask_interpolation) for t in self.transforms)
+        self.is_check_shapes = is_check_shapes
+        self.strict = strict
+        self.mask_interpolation = mask_interpolation
+        self.save_applied_params = save_applied_params
+        self.fused = fused
+        self.name = name
+        self.additional_targets = dict(additional_targets or {})
+        self._kinds = _kinds(self.additional_targets)
+        self.bbox_params = _params(BboxParams, bbox_params)
+        self.keypoint_params = _params(KeypointParams, keypoint_params)
+        self._processors = self._make_processors()
+        self._sequence = CallSequence(seed, name=name, worker_seed=worker_seed)
+        self._idle_draws: list[Draws] = []
+        self.applied_transforms: list[dict[str, Any]] = []
+
+    def _make_processors(self) -> dict[str, Processor]:
+        processors: dict[str, Processor] = {}
+        for name, kind in self._kinds.items():
+            if kind == "bboxes" and self.bbox_params is not None:
+                processors[name] = BboxProcessor(self.bbox_params, name)
+            elif kind == "keypoints" and self.keypoint_params is not None:
+                processors[name] = KeypointProcessor(self.keypoint_params, name)
+        return processors
+
+    # Randomness
+
+    @property
+    def seed(self) -> int | None:
+        """The base seed, as it is in every process."""
+        return self._sequence.seed
+
+    @property
+    def effective_seed(self) -> int | None:
+        """The seed of the sequence in this process: the base seed, and in a DataLoader's worker its own."""
+        return self._sequence.effective_seed
+
+    def set_random_seed(self, seed: int | None) -> None:
+        """Start the sequence of calls again, from `seed`."""
+        self._sequence.restart(seed)
+
+    def set_random_state(self, random_generator: np.random.Generator, py_random: random.Random) -> None:
+        """Take each call's key from these generators; each call draws the same number of bits from them."""
+        self._sequence.use_generators(random_generator, py_random)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell DataLoader workers, live or to come, the epoch; for `worker_seed="stable"`, which else counts itself."""
+        self._sequence.board.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the sequence of calls is, as JSON-able data."""
+        return self._sequence.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the sequence of calls from where `state_dict` was taken."""
+        self._sequence.load_state_dict(state)
+
+    # Calls
+
+    def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> dict[str, Any]:
+        """Apply the pipeline to named targets, as the next call of the sequence."""
+        if args:
+            msg = "give the data by name: compose(image=image, mask=mask), not compose(image)"
+            raise KeyError(msg)
+        return self._call(self._sequence.next_key(), data, force=force_apply)
+
+    def at(self, *address: Part) -> Addressed:
+        """The pipeline at an address of strings and integers: a pure function of seed, address and data.
+
+        For map-style datasets: ``compose.at(epoch, index)(image=image)``.
+        """
+        return Addressed(self, subkey(self._sequence.root, "at", *address))
+
+    def stage(self, ordinal: int = 0) -> ComposeStage:
+        """The pipeline as the stage number `ordinal` of a stream; a name, and a seed, set its draws apart further."""
+        return ComposeStage(self, ordinal)
+
+    def _call(self, key: bytes, data: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
+        if self.strict:
+            self._check_names(data)
+        call, order = self._execute(key, data, force=force)
+        result = self._collect(call, order, None)
+        for name, canvas in call.rasters.items():
+            if canvas.layout is not None:
+                result[name] = _tensor(result[name])
+        for name, stack in call.stacks.items():
+            if stack.canvases and stack.canvases[0].layout is not None:
+                result[name] = _tensor_stack(result[name])
+        if call.records is not None:
+            from .replay import applied_records  # replaying knows Compose
+
+            result["applied_transforms"] = self.applied_transforms = applied_records(call)
+        return result
+
+    def _execute(
+        self, key: bytes, data: Mapping[str, Any], *, force: bool = False, record: bool = False
+    ) -> tuple[Call, list[str]]:
+        draws = self._idle_draws.pop() if self._idle_draws else Draws()
+        call = Call(draws, key, self._kinds, fused=self.fused, record=record or self.save_applied_params)
+        token = current_draws.set(draws)
+        try:
+            self._prepare(call, data)
+            self.run(call, b"", force=force)
+        finally:
+            current_draws.reset(token)
+            self._idle_draws.append(draws)
+        return call, list(data)
+
+    def _prepare(self, call: Call, data: Mapping[str, Any]) -> None:
+        for name, value in data.items():
+            kind = self._kinds.get(name)
+            if kind is not None and value is not None:
+                self._check_target(name, kind, value)
+        call.take(data)
+        if self.is_check_shapes and len(data) > 1:
+            self._check_shapes(call)
+        for name, processor in self._processors.items():
+            if call.others.get(name) is not None:
+                call.states[name] = processor.prepare(call.others, call.shape)
+                call.processors[name] = processor
+
+    def _collect(self, call: Call, order: list[str], out: Image | None) -> dict[str, Any]:
+        for name, processor in call.processors.items():
+            processor.finish(call.others, call.states[name], call.shape)
+        result: dict[str, Any] = {}
+        for name in order:
+            if name in call.rasters:
+                result[name] = call.rasters[name].finish(out if name == "image" else None)
+            elif name in call.stacks:
+                result[name] = call.stacks[name].finish()
+            else:
+                result[name] = call.others[name]
+        return result
+
+    # Checks
+
+    def _check_names(self, data: Mapping[str, Any]) -> None:
+        known = {*self._kinds}
+        for processor in self._processors.values():
+            known.update(getattr(processor, "label_fields", ()))
+        unknown = sorted(set(data) - known)
+        if unknown:
+            msg = (
+                f"Compose(strict=True) does not know the targets {unknown}; it knows {sorted(known)}; "
+                "name others in additional_targets"
+            )
+            raise ValueError(msg)
+
+    def _check_target(self, name: str, kind: str, value: Any) -> None:
+        if kind in RASTER_KINDS:
+            if isinstance(value, np.ndarray):
+                if value.ndim not in {2, 3}:
+                    msg = f"{name} must have shape (H, W) or (H, W, C), got {value.shape}"
+                    raise ValueError(msg)
+            elif not hasattr(value, "decode") or isinstance(value, (bytes, str)):
+                msg = f"{name} must be a numpy array (H, W) or (H, W, C), got {type(value).__name__}"
+                raise TypeError(msg)
+        elif kind in STACK_KINDS:
+            if not isinstance(value, (np.ndarray, list, tuple)) or not all(
+                isinstance(item, np.ndarray) and item.ndim in {2, 3} for item in value
+            ):
+                msg = f"{name} must be an array (N, H, W[, C]) or a list of arrays (H, W[, C]), got {type(value).__name__}"
+                raise TypeError(msg)
+        elif name not in self._processors:
+            params = "bbox_params=BboxParams(...)" if kind == "bboxes" else "keypoint_params=KeypointParams(...)"
+            msg = f"to augment {name!r}, say what format they have: Compose([...], {params})"
+            raise ValueError(msg)
+
+    def _check_shapes(self, call: Call) -> None:
+        sizes = {name: canvas.shape[:2] for name, canvas in call.rasters.items()}
+        for name, stack in call.stacks.items():
+            for position, canvas in enumerate(stack.canvases):
+                sizes[f"{name}[{position}]"] = canvas.shape[:2]
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{name}: {height} x {width}" for name, (height, width) in sizes.items())
+            msg = (
+                f"image and masks must have one height and width, got {listed}; "
+                "if that is meant, say so: Compose(..., is_check_shapes=False)"
+            )
+            raise ValueError(msg)
+
+    # Looking at it
+
+    def plan(self) -> str:
+        """What is done how, as text: as a view, as a table, or on pixels; print it."""
+        from .planning import describe_plan  # a description of transforms, not needed to run them
+
+        return describe_plan(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_idle_draws": []}
+
+
+class Addressed:
+    """A `Compose` at one address; call it as often as you like, with the same result for the same data."""
+
+    __slots__ = ("_compose", "_key")
+
+    def __init__(self, compose: Compose, key: bytes) -> None:
+        self._compose = compose
+        self._key = key
+
+    def __call__(self, *, force_apply: bool = False, **data: Any) -> dict[str, Any]:
+        """Apply the pipeline to named targets."""
+        return self._compose._call(self._key, data, force=force_apply)
+
+
+class ComposeStage:
+    """A `Compose` as a stage of a stream: a pure function of a sample and the sample's key.
+
+    `stage(sample, key, out)` returns a new dict with the sample's targets augmented, arrays as numpy arrays (planar
+    after `ToTensorV2`), written straight into `out` where its shape and dtype fit the image.
+    """
+
+    __slots__ = ("_prefix", "compose")
+
+    def __init__(self, compose: Compose, ordinal: int = 0) -> None:
+        self.compose = compose
+        parts: list[Part] = ["stage", ordinal if compose.name is None else compose.name]
+        if compose.seed is not None:
+            parts.append(seed_key(compose.seed))
+        self._prefix = parts
+
+    def key(self, sample_key: bytes) -> bytes:
+        """The key of this stage for the sample of `sample_key`."""
+        return subkey(sample_key, *self._prefix)
+
+    def __call__(self, sample: Mapping[str, Any], key: bytes, out: Image | None = None) -> dict[str, Any]:
+        """The augmented sample."""
+        compose = self.compose
+        call, order = compose._execute(self.key(key), sample)
+        result = compose._collect(call, order, out)
+        if call.records is not None:
+            from .replay import applied_records
+
+            result["applied_transforms"] = applied_records(call)
+        return result
+
+    def __getstate__(self) -> tuple[Compose, list[Part]]:
+        return self.compose, self._prefix
+
+    def __setstate__(self, state: tuple[Compose, list[Part]]) -> None:
+        self.compose, self._prefix = state
+
+
+def _kinds(additional_targets: Mapping[str, str]) -> dict[str, str]:
+    """Target name -> kind, of the standard targets and the additional ones."""
+    kinds = {kind: kind for kind in sorted(KINDS)}
+    for name, kind in additional_targets.items():
+        if kind not in KINDS:
+            msg = f"additional_targets[{name!r}] is {kind!r}; a kind of target is one of {sorted(KINDS)}"
+            raise RecipeError(msg)
+        if name in KINDS and name != kind:
+            msg = f"additional_targets renames the standard target {name!r}; choose another name"
+            raise RecipeError(msg)
+        kinds[name] = kind
+    return kinds
+
+
+def _params(cls: Any, given: Any) -> Any:
+    if given is None or isinstance(given, cls):
+        return given
+    if isinstance(given, Mapping):
+        return cls(**given)
+    msg = f"expected {cls.__name__}(...) or a dict of its arguments, got {given!r}"
+    raise RecipeError(msg)
+
+
+def _with_mask_interpolation(node: Node, interpolation: int) -> Node:
+    """A copy of `node` and all below it that resamples masks by `interpolation`."""
+    if isinstance(node, BaseCompose):
+        changed = copy.copy(node)
+        changed.transforms = tuple(_with_mask_interpolation(child, interpolation) for child in node.transforms)
+        return changed
+    if not hasattr(node, "mask_interpolation"):
+        return node
+    changed = copy.copy(node)
+    changed.mask_interpolation = interpolation
+    return changed
+
+
+def _tensor(array: Image) -> Any:
+    import torch  # only who asks for tensors needs it
+
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _tensor_stack(arrays: Any) -> Any:
+    import torch
+
+    if isinstance(arrays, np.ndarray):
+        return _tensor(arrays)
+    return torch.stack([_tensor(array) for array in arrays])
+
+
+__all__ = ["ANNOTATION_KINDS", "Addressed", "BaseCompose", "Canvas", "Compose", "ComposeStage", "Literal", "child_slot"]
