@@ -144,36 +144,38 @@ class Draws(random.Random):
     changing `p` re-rolls nothing. Not safe to share between threads.
     """
 
-    __slots__ = ("_block", "_generator", "_key", "_next", "_philox", "_slot", "_words")
+    __slots__ = ("_block", "_generator", "_key", "_next", "_slot", "_words")
 
     def __init__(self) -> None:
         super().__init__(0)
-        self._generator: np.random.Generator | None = None
-        self._philox = np.random.Philox(key=0)
         self.move(b"\0" * KEY_BYTES, b"")
 
     def move(self, key: bytes, slot: bytes) -> None:
-        """Go to the start of the numbers of `slot` under `key`."""
+        """Go to the start of the numbers of `slot` under `key`; hashes nothing before a number is asked for."""
         self._key = key
         self._slot = slot
         self._block = 0
-        self._words = _unpack_words(blake2b(slot, key=key, person=_PERSON).digest())
-        self._next = 1
-        self._generator = None
+        self._next = 0
+        self._generator: np.random.Generator | None = None
 
     @property
     def gate(self) -> float:
-        """The number in [0, 1) that is compared with `p`."""
-        return (self._words[0] >> 11) * _DOUBLE_UNIT if self._block == 0 else self._first_word() * _DOUBLE_UNIT
+        """The number in [0, 1) that is compared with `p`; to be asked for before any other number of the slot."""
+        if self._next == 0:
+            self._start()
+        return (self._words[0] >> 11) * _DOUBLE_UNIT
 
-    def _first_word(self) -> int:
-        words = _unpack_words(blake2b(self._slot, key=self._key, person=_PERSON).digest())
-        return int(words[0] >> 11)
+    def _start(self) -> None:
+        self._words = _unpack_words(blake2b(self._slot, key=self._key, person=_PERSON).digest())
+        self._next = 1
 
     def word(self) -> int:
         """The next uint64 of the slot."""
         position = self._next
-        if position == 8:
+        if position == 0:
+            self._start()
+            position = 1
+        elif position == 8:
             self._block += 1
             counted = self._slot + b"+" + _pack_counter(self._block)
             self._words = _unpack_words(blake2b(counted, key=self._key, person=_PERSON).digest())

@@ -213,6 +213,8 @@ class Compose(BaseCompose):
         if args:
             msg = "give the data by name: compose(image=image, mask=mask), not compose(image)"
             raise KeyError(msg)
+        if not self.transforms and not self._processors and not self.save_applied_params:
+            return self._pass_through(data)
         return self._call(self._sequence.next_key(), data, force=force_apply)
 
     def at(self, *address: Part) -> Addressed:
@@ -243,6 +245,16 @@ class Compose(BaseCompose):
             result["applied_transforms"] = self.applied_transforms = applied_records(call)
         return result
 
+    def _pass_through(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What an empty pipeline does: check the data."""
+        if self.strict:
+            self._check_names(data)
+        if len(data) > 1:
+            self._prepare(Call(Draws(), b"", self._kinds, fused=self.fused, record=False), data)
+        else:
+            self._check_targets(data)
+        return data
+
     def _execute(
         self, key: bytes, data: Mapping[str, Any], *, force: bool = False, record: bool = False
     ) -> tuple[Call, list[str]]:
@@ -258,10 +270,7 @@ class Compose(BaseCompose):
         return call, list(data)
 
     def _prepare(self, call: Call, data: Mapping[str, Any]) -> None:
-        for name, value in data.items():
-            kind = self._kinds.get(name)
-            if kind is not None and value is not None:
-                self._check_target(name, kind, value)
+        self._check_targets(data)
         call.take(data)
         if self.is_check_shapes and len(data) > 1:
             self._check_shapes(call)
@@ -296,6 +305,13 @@ class Compose(BaseCompose):
                 "name others in additional_targets"
             )
             raise ValueError(msg)
+
+    def _check_targets(self, data: Mapping[str, Any]) -> None:
+        kinds = self._kinds
+        for name, value in data.items():
+            kind = kinds.get(name)
+            if kind is not None and value is not None:
+                self._check_target(name, kind, value)
 
     def _check_target(self, name: str, kind: str, value: Any) -> None:
         if kind in RASTER_KINDS:
