@@ -114,8 +114,8 @@ class ShardIndex:
         for name, url in zip(self.names, self.urls, strict=True):
             if name in first:
                 return (
-                    f"two shards are named {name!r}: {first[name]!r} and {url!r}; a shard's name is part of its "
-                    "samples' addresses, so no other may have it: rename one, or leave one out"
+                    f"two shards are named {name!r}: {first[name]!r} and {url!r}; a name is part of its "
+                    "samples' addresses, so no other shard may have it: rename one, or leave one out"
                 )
             first[name] = url
         return "names must be unique"
