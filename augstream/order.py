@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from .errors import RecipeError
+from .errors import AugstreamError, RecipeError
 from .index import Int64s, ShardIndex
 from .seeding import check_seed, permutation, seed_key, subkey
 
@@ -30,11 +30,13 @@ DEFAULT_WINDOW = 8192
 Tail = Literal["drop", "pad"]
 
 
-def check_count(name: str, value: Any, minimum: int, mend: str) -> int:
-    """Return `value` as an int if it is an integer of at least `minimum`; otherwise raise `RecipeError`."""
+def check_count(
+    name: str, value: Any, minimum: int, mend: str, error: type[AugstreamError] = RecipeError
+) -> int:
+    """Return `value` as an int if it is an integer of at least `minimum`; otherwise raise `error`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
         msg = f"{name} must be an integer of at least {minimum}, got {value!r}; {mend}"
-        raise RecipeError(msg)
+        raise error(msg)
     return int(value)
 
 

@@ -9,19 +9,9 @@ batches make steps (one batch a rank), and a rank's workers take its steps in tu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from .errors import RecipeError, TopologyError
-from .order import Recipe, Tail
-
-
-def _check_number(name: str, value: Any, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        msg = f"{name} must be an integer of at least {minimum}, got {value!r}"
-        raise TopologyError(msg)
-    return int(value)
+from .order import Recipe, Tail, check_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +27,12 @@ class Topology:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "rank", _check_number("rank", self.rank, 0))
-        put(self, "world_size", _check_number("world_size", self.world_size, 1))
-        put(self, "num_workers", _check_number("num_workers", self.num_workers, 0))
+        for name, minimum, mend in (
+            ("rank", 0, "ranks are counted from 0"),
+            ("world_size", 1, "pass 1 for a single process"),
+            ("num_workers", 0, "pass 0 to compute in this process"),
+        ):
+            put(self, name, check_count(name, getattr(self, name), minimum, mend, TopologyError))
         if self.rank >= self.world_size:
             msg = (
                 f"rank must be below world_size, got rank={self.rank} and world_size={self.world_size}; "
@@ -95,26 +88,27 @@ class Plan:
         put = object.__setattr__
         # The recipe's own checks serve here: what it refuses, no plan can honour either.
         Recipe(seed=0, batch_size=self.batch_size, unit=self.unit, drop_last=self.drop_last, tail=self.tail)
-        put(self, "num_units", _check_number("num_units", self.num_units, 0))
-        put(self, "start_unit", _check_number("start_unit", self.start_unit, 0))
+        put(self, "num_units", check_count("num_units", self.num_units, 0, "it is Recipe.num_units(total)"))
+        put(self, "start_unit", check_count("start_unit", self.start_unit, 0, "pass 0 to begin an epoch"))
         if self.start_unit > self.num_units:
             msg = (
                 f"start_unit must be from 0 to the {self.num_units} units of the epoch, got {self.start_unit}"
             )
-            raise TopologyError(msg)
+            raise RecipeError(msg)
         if self.start_unit == 0 and self.num_steps == 0:
             self._refuse_empty()
 
     def _refuse_empty(self) -> None:
         if self.num_batches == 0:
             msg = (
-                f"an epoch has no batch: drop_last=True, and its {self.num_units} units of {self.unit} samples "
-                f"don't fill one batch of {self.batch_size}; pass drop_last=False, or a smaller batch_size"
+                f"an epoch has no batch: drop_last=True, and its {self.num_units} units of {self.unit} "
+                f"samples don't fill one batch of {self.batch_size}; pass drop_last=False, or smaller "
+                "batches"
             )
             raise RecipeError(msg)
         msg = (
-            f"an epoch has no step: its {self.num_batches} batches of {self.batch_size} samples don't go round "
-            f"the {self.topology.world_size} ranks, and tail='drop' leaves out an incomplete step; "
+            f"an epoch has no step: its {self.num_batches} batches of {self.batch_size} samples don't go "
+            f"round the {self.topology.world_size} ranks, and tail='drop' leaves out an incomplete step; "
             "pass tail='pad', a smaller batch_size, or fewer ranks"
         )
         raise TopologyError(msg)
