@@ -1,0 +1,295 @@
+"""Reading samples out of indexed shards, by offset: any sample at any time, in one read.
+
+`IndexedShards` tells where every sample lies, `ShardReader` fetches one. What is read is what was indexed:
+a shard whose size or mtime is another than at indexing is refused, as is one that ends early; with
+checksums in the index, a single flipped byte is found.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+from zlib import crc32
+
+import numpy as np
+
+from .errors import IndexFileError, RecipeError, ShardError
+from .index import Int64s, SampleTable, ShardIndex
+from .indexfile import Entry, decode_table, read_blob, read_entries
+from .tarscan import open_shard, scan_file
+
+_log = logging.getLogger("augstream.shards")
+
+_MAX_CACHED_SAMPLES = 1 << 18  # about 40 MB of tables
+_MAX_GAP_BYTES = 1 << 20  # members of a sample that lie further apart are read one by one
+
+_V = TypeVar("_V")
+RawSample = dict[str, Any]
+"""``__key__`` and ``__url__`` (str), then each member's bytes under its suffix, in file order."""
+
+
+def local_path(url: str) -> Path | None:
+    """The path of a local shard, given as such or as a ``file:`` URL; None for a remote one.
+
+    >>> str(local_path("file:///data/a.tar")), local_path("https://example.org/a.tar")
+    ('/data/a.tar', None)
+    """
+    if url.startswith("file:"):
+        return Path(unquote(urlsplit(url).path))
+    return None if "://" in url else Path(url)
+
+
+def shard_name(url: str) -> str:
+    """The last part of a path or URL, without a query: what a shard is called in addresses.
+
+    >>> shard_name("https://example.org/train/000.tar?token=x")
+    '000.tar'
+    """
+    path = urlsplit(url).path if "://" in url else url
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+class _Recent(OrderedDict[int, _V]):
+    """The values used last, dropped when their weights together pass a limit. Threads may share it."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+        self._weights: dict[int, int] = {}
+        self._lock = Lock()
+
+    def recall(self, key: int) -> _V | None:
+        with self._lock:
+            if key in self:
+                self.move_to_end(key)
+            return self.get(key)
+
+    def keep(self, key: int, value: _V, weight: int) -> None:
+        with self._lock:
+            self[key] = value
+            self._weights[key] = weight
+            self.move_to_end(key)
+            while len(self) > 1 and sum(self._weights.values()) > self._limit:
+                del self._weights[self.popitem(last=False)[0]]
+
+
+class TableStore:
+    """The sample tables of some shards, read from index files when first asked for; the recent ones stay.
+
+    places: for each shard its entry, and the index file that holds its table, or the table's bytes. If the
+    file has changed or gone, the table is looked for again, and as a last resort made again from the shard.
+    """
+
+    def __init__(self, places: Sequence[tuple[Entry, Path | bytes]] = ()) -> None:
+        self._places = list(places)
+        self._recent: _Recent[SampleTable] = _Recent(_MAX_CACHED_SAMPLES)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __reduce__(self) -> tuple[type[TableStore], tuple[list[tuple[Entry, Path | bytes]]]]:
+        return TableStore, (self._places,)
+
+    def subset(self, positions: Iterable[int]) -> TableStore:
+        """The store of the shards at some positions."""
+        return TableStore([self._places[i] for i in positions])
+
+    def table(self, shard: int, url: str) -> SampleTable:
+        """The table of a shard, which lies at `url`; `ShardError` if it is no longer as it was indexed."""
+        table = self._recent.recall(shard)
+        if table is None:
+            table = self._load(shard, url)
+            self._recent.keep(shard, table, len(table))
+        return table
+
+    def _load(self, shard: int, url: str) -> SampleTable:
+        entry, place = self._places[shard]
+        blob = place if isinstance(place, bytes) else _blob_in(place, entry)
+        if blob is None and isinstance(place, Path):
+            blob = self._find_again(shard, place)
+        if blob is not None:
+            table = decode_table(blob)
+            ends = table.offsets_bytes + table.sizes_bytes
+            if len(table) == entry.num_samples and (len(ends) == 0 or ends.max() <= entry.size):
+                return table
+        _log.warning("%s: its table is no longer in %s, scanning the shard again", entry.name, place)
+        table = scan_file(url, checksums=entry.checksums)[0]
+        if table.digest.hex() != entry.digest:
+            raise ShardError(_replaced(url, "its members are not those that were indexed"))
+        return table
+
+    def _find_again(self, shard: int, path: Path) -> bytes | None:
+        """The table's bytes, if the index file was written anew meanwhile."""
+        old = self._places[shard][0]
+        try:
+            new = read_entries(path).get(old.name)
+        except (OSError, IndexFileError):
+            return None
+        if new is None or new.digest != old.digest or new.checksums < old.checksums:
+            return None
+        self._places[shard] = new, path
+        return _blob_in(path, new)
+
+
+def _blob_in(path: Path, entry: Entry) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return read_blob(file, entry)
+    except OSError:
+        return None
+
+
+def _replaced(url: str, how: str) -> str:
+    return f"{url}: replaced after indexing: {how}; make the index again (build_index, or augstream index)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexedShards(ShardIndex):
+    """A `ShardIndex` of real shards: it also tells where every member of every sample lies.
+
+    mtimes_ns: (shards,) int64, when each shard was last written, as it was when it was scanned.
+    store: where the tables are; they are read when first asked for. Pickles to about 300 bytes a shard.
+    """
+
+    mtimes_ns: Int64s = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
+    store: TableStore = field(default_factory=TableStore, repr=False)
+
+    def __post_init__(self) -> None:
+        ShardIndex.__post_init__(self)
+        if not len(self.mtimes_ns) == len(self.store) == len(self.names):
+            msg = f"{len(self.names)} shards need as many mtimes and tables; make the index with build_index"
+            raise RecipeError(msg)
+
+    def table(self, shard: int) -> SampleTable:
+        """The sample table of the shard at a position; `ShardError` if the shard was replaced meanwhile."""
+        return self.store.table(shard, self.urls[shard])
+
+    def subset(self, names: Iterable[str]) -> IndexedShards:
+        """The index of the shards named, in the order named: another dataset, with another fingerprint."""
+        plain = ShardIndex.subset(self, names)
+        positions = {name: i for i, name in enumerate(self.names)}
+        chosen = [positions[name] for name in plain.names]
+        return IndexedShards(
+            names=plain.names,
+            urls=plain.urls,
+            num_samples=plain.num_samples,
+            sizes_bytes=plain.sizes_bytes,
+            digests=plain.digests,
+            mtimes_ns=self.mtimes_ns[chosen],
+            store=self.store.subset(chosen),
+        )
+
+
+class _OpenShard:
+    """A file descriptor, closed when nobody uses it any more, threads in the middle of a read included."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class ShardReader:
+    """Reads single samples of `index`, in any order, one read each.
+
+    max_open: shards kept open at once. verify_checksums: compare each member with the CRC-32 in the index,
+    which must have been made with ``checksums=True``. Safe to share between threads, to fork with, and to
+    pickle.
+    """
+
+    def __init__(self, index: IndexedShards, *, max_open: int = 128, verify_checksums: bool = False) -> None:
+        if max_open < 1:
+            msg = f"max_open must be 1 or more, got {max_open}"
+            raise RecipeError(msg)
+        self.index = index
+        self.verify_checksums = verify_checksums
+        self._max_open = max_open
+        self._open: _Recent[_OpenShard] = _Recent(max_open)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"index": self.index, "max_open": self._max_open, "verify_checksums": self.verify_checksums}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]  # the state is the constructor's arguments
+
+    def read(self, shard: int, sample: int) -> RawSample:
+        """One sample as webdataset would deliver it before decoding.
+
+        Raises `ShardError` if the shard is missing, was changed after indexing, ends early, or fails its
+        checksum.
+        """
+        table = self.index.table(shard)
+        members = table.members(sample)
+        file = self._open.recall(shard) or self._open_shard(shard)
+        raw: RawSample = {"__key__": table.keys[sample], "__url__": self.index.urls[shard]}
+        start = min([offset for _, offset, _ in members])
+        end = max([offset + size for _, offset, size in members])
+        if end - start <= sum([size for _, _, size in members]) + _MAX_GAP_BYTES:
+            span = self._pread(file.fd, start, end - start, shard)
+            for suffix, offset, size in members:
+                raw[suffix] = span[offset - start : offset - start + size]
+        else:
+            for suffix, offset, size in members:
+                raw[suffix] = self._pread(file.fd, offset, size, shard)
+        if self.verify_checksums:
+            self._verify(shard, sample, table, raw)
+        return raw
+
+    def _open_shard(self, shard: int) -> _OpenShard:
+        index = self.index
+        path = local_path(index.urls[shard])
+        if path is None:
+            msg = f"{index.urls[shard]}: not a local shard"
+            raise ShardError(msg)
+        fd, size, mtime_ns = open_shard(path)
+        file = _OpenShard(fd)
+        was_size, was_mtime_ns = int(index.sizes_bytes[shard]), int(index.mtimes_ns[shard])
+        if size != was_size:
+            raise ShardError(_replaced(index.urls[shard], f"it has {size} bytes, and had {was_size}"))
+        if mtime_ns != was_mtime_ns:
+            raise ShardError(
+                _replaced(index.urls[shard], f"its mtime is {mtime_ns}, and was {was_mtime_ns} (ns)")
+            )
+        self._open.keep(shard, file, 1)
+        return file
+
+    def _pread(self, fd: int, offset: int, length: int, shard: int) -> bytes:
+        data = os.pread(fd, length, offset)
+        while len(data) < length:
+            more = os.pread(fd, length - len(data), offset + len(data))
+            if not more:
+                how = f"it ends at {offset + len(data)}, in the middle of a sample"
+                raise ShardError(_replaced(self.index.urls[shard], how))
+            data += more
+        return data
+
+    def _verify(self, shard: int, sample: int, table: SampleTable, raw: RawSample) -> None:
+        if table.checksums is None:
+            msg = (
+                f"verify_checksums=True, but {self.index.names[shard]} was indexed without checksums; "
+                "run augstream index --checksums, or build_index(..., checksums=True)"
+            )
+            raise RecipeError(msg)
+        first = int(table.first_member[sample])
+        for i, (suffix, offset, size) in enumerate(table.members(sample), first):
+            found, recorded = crc32(raw[suffix]), int(table.checksums[i])
+            if found != recorded:
+                where = (
+                    f"member {suffix!r} of sample {table.keys[sample]!r} ({size} bytes at offset {offset})"
+                )
+                msg = (
+                    f"{self.index.urls[shard]}: {where} has the checksum {found:08x}, and had {recorded:08x} "
+                    "when it was indexed: the shard was damaged or changed; fetch it again, or index it again "
+                    "if this is meant"
+                )
+                raise ShardError(msg)
