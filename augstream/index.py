@@ -22,10 +22,11 @@ Int64s = npt.NDArray[np.int64]
 
 
 def _frozen_array(values: npt.ArrayLike, dtype: npt.DTypeLike, what: str) -> npt.NDArray[np.generic]:
-    """`values` as a read-only row of `dtype`; `RecipeError` if that would change a number."""
+    """A copy of `values` as a read-only row of `dtype`; `RecipeError` if that would change a number."""
     given = np.asarray(values)
-    array = np.ascontiguousarray(given, dtype=dtype).view()
-    if given.ndim != 1 or (given.size and (given.dtype.kind not in "iu" or not np.array_equal(given, array))):
+    integers = given.ndim == 1 and (given.size == 0 or given.dtype.kind in "iu")
+    array = given.astype(dtype, order="C") if integers else np.empty(0, dtype)
+    if not integers or not np.array_equal(given, array):
         msg = f"{what} must be a row of integers that fit {np.dtype(dtype)}, got {given.dtype} {given.shape}"
         raise RecipeError(msg)
     array.flags.writeable = False
