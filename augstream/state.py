@@ -61,7 +61,7 @@ class StreamState:
             object.__setattr__(self, name, value)
         if not isinstance(self.recipe, Mapping):
             raise StateError(_broken(f"recipe must be a dict, got {self.recipe!r}"))
-        fingerprints: tuple[Any, Any] = (self.index, self.transform or "")
+        fingerprints: tuple[Any, Any] = (self.index, "" if self.transform is None else self.transform)
         if any(not isinstance(text, str) for text in fingerprints):
             raise StateError(_broken(f"fingerprints must be text, got {fingerprints!r:.80}"))
         object.__setattr__(self, "skipped", _pairs(self.skipped))

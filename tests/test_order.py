@@ -23,8 +23,8 @@ def refs_of(order: EpochOrder) -> list[SampleRef]:
     return order.refs(range(order.num_units))
 
 
-# GOLDEN VALUES. They pin every user's order. They may change only by a decision of the maintainers, as an ORDER
-# break named in the change log; never to make a test pass.
+# GOLDEN VALUES. They pin every user's order. They may change only by a decision of the maintainers, as an
+# ORDER break named in the change log; never to make a test pass.
 
 
 def test_golden_order() -> None:
