@@ -209,7 +209,7 @@ class IndexWriter:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _remove_stale(path)
         self._temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-        self._file = self._temp.open("xb")  # noqa: SIM115  (closed by commit or discard)
+        self._file = self._temp.open("xb")
         self._file.write(_MAGIC)
         self._entries: dict[str, Entry] = {}
 

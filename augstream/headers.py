@@ -1,0 +1,164 @@
+"""What an encoded image says of itself, read from its first bytes without decoding: format, size, depth.
+
+Used to refuse an image before memory is taken for it, to find truncated files that decoders pass over, and
+to draw parameters before pixels exist. Work is bounded, whatever the bytes hold.
+
+Sources: ITU-T T.81 (JPEG) annex B; the PNG specification, sections 5 and 11; RFC 9649 (WebP); GIF89a; the
+BMP headers of the Windows SDK.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+_MAX_SEGMENTS = 2000  # of a JPEG before its first scan; a large ICC profile takes 255
+_STANDALONE = frozenset([0x01, *range(0xD0, 0xD8)])
+_FRAMES = frozenset([0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF])
+_SOS, _EOI = 0xDA, 0xD9
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What an encoded image says of itself.
+
+    channels: as stored (a palette image has 1), None where the header doesn't tell. bits: per channel, as
+    stored.
+    data_at: JPEG only, the offset of its first scan. progressive, palette, animated: as the words say.
+    """
+
+    format: str
+    height: int
+    width: int
+    channels: int | None
+    bits: int = 8
+    palette: bool = False
+    animated: bool = False
+    progressive: bool = False
+    data_at: int = 0
+
+
+def image_size(data: bytes) -> tuple[int, int, int | None] | None:
+    """(height, width, channels) of an encoded image, or None if its header can't be read.
+
+    channels is None where the header doesn't tell. A size here doesn't promise that the image decodes.
+
+    >>> image_size(b"GIF89a" + bytes([3, 0, 2, 0, 0, 0, 0]))
+    (2, 3, 1)
+    """
+    header = read_header(data)
+    return None if header is None else (header.height, header.width, header.channels)
+
+
+def read_header(data: bytes) -> ImageHeader | None:
+    """The header of a JPEG, PNG, WebP, GIF or BMP, or None if these bytes are none or make no sense."""
+    try:
+        if data.startswith(b"\xff\xd8"):
+            header = _jpeg(data)
+        elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+            header = _png(data)
+        elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            header = _webp(data)
+        elif data.startswith((b"GIF87a", b"GIF89a")):
+            width, height = struct.unpack_from("<HH", data, 6)
+            header = ImageHeader("gif", height, width, 1, palette=True)
+        elif data.startswith(b"BM"):
+            header = _bmp(data)
+        else:
+            return None
+    except (struct.error, IndexError):
+        return None
+    return None if header is None or header.height < 1 or header.width < 1 else header
+
+
+def is_complete(data: bytes, header: ImageHeader) -> bool:
+    """Whether the file's last part is there: False for every file cut short, of the formats that tell."""
+    if header.format == "jpeg":
+        # Inside a scan 0xFF is always stuffed, so this is no chance; a thumbnail's end lies before data_at.
+        return data.rfind(b"\xff\xd9") > header.data_at
+    if header.format == "png":
+        return 0 <= data.rfind(b"IEND") <= len(data) - 8
+    if header.format == "webp":
+        return len(data) >= 8 + int(struct.unpack_from("<I", data, 4)[0])
+    return True
+
+
+def num_scans(data: bytes, header: ImageHeader) -> int:
+    """How many times a JPEG decoder passes over the whole image; 1 for everything but progressive JPEGs."""
+    return max(1, data.count(b"\xff\xda", header.data_at)) if header.progressive else 1
+
+
+def _jpeg(data: bytes) -> ImageHeader | None:
+    at = 2
+    frame: tuple[int, int, int, int, int] | None = None  # marker, bits, height, width, channels
+    for _ in range(_MAX_SEGMENTS):
+        at = data.find(b"\xff", at)
+        if at < 0:
+            return None
+        marker = data[at + 1]
+        if marker in _STANDALONE or marker in {0x00, 0xFF}:  # nothing, padding, or a mark without a segment
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker == _EOI:
+            return None
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if length < 2:
+            return None
+        if marker in _FRAMES:
+            if frame is not None:
+                return None
+            frame = (marker, *struct.unpack_from(">BHHB", data, at + 4))
+        elif marker == _SOS:
+            if frame is None:
+                return None
+            kind, bits, height, width, channels = frame
+            progressive = kind in {0xC2, 0xC6, 0xCA, 0xCE}
+            return ImageHeader("jpeg", height, width, channels, bits, progressive=progressive, data_at=at)
+        at += 2 + length
+    return None
+
+
+def _png(data: bytes) -> ImageHeader | None:
+    length, name, width, height, bits, colour = struct.unpack_from(">I4sIIBB", data, 8)
+    channels = _PNG_CHANNELS.get(colour)
+    if length != 13 or name != b"IHDR" or channels is None or max(width, height) >= 1 << 31:
+        return None
+    # An animation says so before its first image data, as a rule in the next chunks.
+    animated = data.find(b"acTL", 33, 1024) >= 0
+    return ImageHeader("png", height, width, channels, bits, palette=colour == 3, animated=animated)
+
+
+def _webp(data: bytes) -> ImageHeader | None:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        flags = data[20]
+        width = 1 + int.from_bytes(data[24:27], "little")
+        height = 1 + int.from_bytes(data[27:30], "little")
+        if len(data) < 30:
+            return None
+        return ImageHeader("webp", height, width, 4 if flags & 0x10 else 3, animated=bool(flags & 0x02))
+    if kind == b"VP8L":
+        (word,) = struct.unpack_from("<I", data, 21)
+        if data[20] != 0x2F:
+            return None
+        alpha = bool(word >> 28 & 1)
+        return ImageHeader("webp", 1 + (word >> 14 & 0x3FFF), 1 + (word & 0x3FFF), 4 if alpha else 3)
+    if kind == b"VP8 ":
+        start, width, height = struct.unpack_from("<3sHH", data, 23)
+        if start != b"\x9d\x01\x2a":
+            return None
+        return ImageHeader("webp", height & 0x3FFF, width & 0x3FFF, 3)
+    return None
+
+
+def _bmp(data: bytes) -> ImageHeader | None:
+    (size,) = struct.unpack_from("<I", data, 14)
+    if size == 12:
+        width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
+    elif size >= 40:
+        width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
+    else:
+        return None
+    channels = {24: 3, 32: 4}.get(bits, 1)
+    return ImageHeader("bmp", abs(height), width, channels, palette=bits <= 8)
