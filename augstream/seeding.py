@@ -123,12 +123,32 @@ def sample_key(stream: bytes, sample: str, visit: int = 0) -> bytes:
     return subkey(stream, sample, visit)
 
 
+class PendingKey:
+    """The key of call number `count` of a sequence, hashed when first needed: a call may draw nothing."""
+
+    __slots__ = ("_base", "_count", "_key")
+
+    def __init__(self, base: bytes, count: int) -> None:
+        self._base = base
+        self._count = count
+        self._key: bytes | None = None
+
+    def __bytes__(self) -> bytes:
+        if self._key is None:
+            packed = self._count.to_bytes(8, "little")
+            self._key = blake2b(packed, key=self._base, digest_size=KEY_BYTES, person=_PERSON).digest()
+        return self._key
+
+
+CallKey = bytes | PendingKey
+
+
 def philox_words(key: bytes, num_words: int) -> npt.NDArray[np.uint64]:
     """`num_words` raw uint64 words of the Philox counter generator under `key`: the ground of all order.
 
     Raw words are stable between numpy releases, which `Generator` methods are not.
     """
-    return np.random.Philox(key=int.from_bytes(key, "little")).random_raw(num_words)  # type: ignore[no-any-return]  # random_raw is untyped for arrays
+    return np.random.Philox(key=int.from_bytes(key, "little")).random_raw(num_words)
 
 
 def permutation(key: bytes, num_items: int) -> npt.NDArray[np.int64]:
@@ -150,13 +170,16 @@ class Draws(random.Random):
         super().__init__(0)
         self.move(b"\0" * KEY_BYTES, b"")
 
-    def move(self, key: bytes, slot: bytes) -> None:
+    _words: tuple[int, ...]
+
+    def move(self, key: CallKey, slot: bytes) -> None:
         """Go to the start of the numbers of `slot` under `key`; hashes nothing before a number is asked for."""
         self._key = key
         self._slot = slot
         self._block = 0
         self._next = 0
         self._generator: np.random.Generator | None = None
+        self.gauss_next = None  # `gauss` keeps every second number, which must not follow us to another slot
 
     @property
     def gate(self) -> float:
@@ -166,6 +189,7 @@ class Draws(random.Random):
         return (self._words[0] >> 11) * _DOUBLE_UNIT
 
     def _start(self) -> None:
+        self._key = bytes(self._key)
         self._words = _unpack_words(blake2b(self._slot, key=self._key, person=_PERSON).digest())
         self._next = 1
 
@@ -178,7 +202,7 @@ class Draws(random.Random):
         elif position == 8:
             self._block += 1
             counted = self._slot + b"+" + _pack_counter(self._block)
-            self._words = _unpack_words(blake2b(counted, key=self._key, person=_PERSON).digest())
+            self._words = _unpack_words(blake2b(counted, key=bytes(self._key), person=_PERSON).digest())
             position = 0
         self._next = position + 1
         return self._words[position]
@@ -205,7 +229,7 @@ class Draws(random.Random):
     def generator(self) -> np.random.Generator:
         """The slot's `numpy.random.Generator` (Philox), keyed when first asked for."""
         if self._generator is None:
-            self._generator = generator(subkey(self._key, self._slot, "generator"))
+            self._generator = generator(subkey(bytes(self._key), self._slot, "generator"))
         return self._generator
 
     def seed(self, *args: Any, **kwargs: Any) -> None:

@@ -48,7 +48,9 @@ class TransformMeta(ABCMeta):
         for old, new in legacy.items():
             if old in kwargs:
                 if new in kwargs:
-                    msg = f"{cls.__name__}() got both {old!r} and {new!r}, two names of one argument; give one"
+                    msg = (
+                        f"{cls.__name__}() got both {old!r} and {new!r}, two names of one argument; give one"
+                    )
                     raise TypeError(msg)
                 kwargs[new] = kwargs.pop(old)
         signature = _signature(cls)
@@ -163,7 +165,7 @@ class BasicTransform(metaclass=TransformMeta):
     # Application
 
     def fuse(self, canvas: Canvas, params: Params) -> bool:
-        """Do the work on `canvas` without touching pixels, and say whether it was done; equal to `apply`, to the bit."""
+        """Do the work on `canvas` without touching pixels, and say whether it was done; as `apply`, to the bit."""
         return False
 
     def apply(self, img: Array, **params: Any) -> Array:

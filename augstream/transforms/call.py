@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError
-from ..seeding import Draws
+from ..seeding import CallKey, Draws
 from .base import BasicTransform, Params
 from .canvas import Canvas, Image
 
@@ -49,6 +49,26 @@ class View(Protocol):
         ...
 
 
+def check_raster(name: str, value: Any) -> None:
+    """Raise unless `value` can be an image or a mask."""
+    if isinstance(value, np.ndarray):
+        if value.ndim not in {2, 3}:
+            msg = f"{name} must have shape (H, W) or (H, W, C), got {value.shape}"
+            raise ValueError(msg)
+    elif not hasattr(value, "decode") or isinstance(value, (bytes, str)):
+        msg = f"{name} must be a numpy array (H, W) or (H, W, C), got {type(value).__name__}"
+        raise TypeError(msg)
+
+
+def check_stack(name: str, value: Any) -> None:
+    """Raise unless `value` can be images or masks."""
+    if not isinstance(value, (np.ndarray, list, tuple)) or not all(
+        isinstance(item, np.ndarray) and item.ndim in {2, 3} for item in value
+    ):
+        msg = f"{name} must be an array (N, H, W[, C]) or a list of arrays (H, W[, C]), got {type(value).__name__}"
+        raise TypeError(msg)
+
+
 class Record:
     """One transform that was applied: at which slot, which one, with which parameters."""
 
@@ -82,7 +102,9 @@ class Call:
         "applied", "draws", "fused", "key", "kinds", "others", "processors", "rasters", "records", "stacks", "states",
     )  # fmt: skip
 
-    def __init__(self, draws: Draws, key: bytes, kinds: Mapping[str, str], *, fused: bool, record: bool) -> None:
+    def __init__(
+        self, draws: Draws, key: CallKey, kinds: Mapping[str, str], *, fused: bool, record: bool
+    ) -> None:
         self.draws = draws
         self.key = key
         self.kinds = kinds
@@ -95,18 +117,18 @@ class Call:
         self.records: list[Record] | None = [] if record else None
 
     def take(self, data: Mapping[str, Any]) -> None:
-        """Sort the user's data by kind; None and what no transform knows pass through."""
+        """Sort the user's data by kind, checked; None and what no transform knows pass through."""
         kinds = self.kinds
         for name, value in data.items():
             kind = kinds.get(name)
-            if kind is None or value is None:
+            if kind is None or value is None or kind in ANNOTATION_KINDS:
                 self.others[name] = value
             elif kind in RASTER_KINDS:
+                check_raster(name, value)
                 self.rasters[name] = Canvas(value, is_mask=kind == "mask")
-            elif kind in STACK_KINDS:
-                self.stacks[name] = Stack(value, is_mask=kind == "masks")
             else:
-                self.others[name] = value
+                check_stack(name, value)
+                self.stacks[name] = Stack(value, is_mask=kind == "masks")
 
     # What a transform may look at
 
@@ -176,7 +198,9 @@ class Call:
         if self.fused and transform.fuse(canvas, params):
             return
         array = canvas.pixels()
-        canvas.set(transform.apply_to_mask(array, **params) if canvas.is_mask else transform.apply(array, **params))
+        canvas.set(
+            transform.apply_to_mask(array, **params) if canvas.is_mask else transform.apply(array, **params)
+        )
 
     def _apply_to_stack(self, transform: BasicTransform, kind: str, stack: Stack, params: Params) -> None:
         hook = "apply_to_images" if kind == "images" else "apply_to_masks"

@@ -7,7 +7,6 @@ for, and then touch memory once. All of it is exact: the pixels are those of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import cv2
@@ -15,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError
+from .lookup import look_up, planes
 
 Image = npt.NDArray[Any]
 Table = npt.NDArray[np.uint8]  # (256,) or (256, C)
 FloatTable = npt.NDArray[np.float32]  # (256, C)
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1: half-open
 
-_CV_DTYPES = frozenset("u1 i1 u2 i2 i4 f4 f8".split())
+_CV_DTYPES = frozenset({"u1", "i1", "u2", "i2", "i4", "f4", "f8"})
 _CV_TRANSPOSE_BYTES = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32})
 _MAX_CV_CHANNELS = 4
-_ROTATIONS = {(True, False): cv2.ROTATE_90_COUNTERCLOCKWISE, (False, True): cv2.ROTATE_90_CLOCKWISE}
 
 
 class Source(Protocol):
@@ -46,14 +45,13 @@ class Canvas:
     """
 
     __slots__ = (
-        "_array", "_box", "_float_table", "_flip_x", "_flip_y", "_owned", "_source", "_table", "_transposed",
+        "_array", "_box", "_flip_x", "_flip_y", "_float_table", "_source", "_table", "_transposed",
         "dtype", "is_mask", "layout", "shape",
     )  # fmt: skip
 
     def __init__(self, array: Image | Source, *, is_mask: bool = False) -> None:
         self.is_mask = is_mask
         self.layout: str | None = None
-        self._owned = False
         if isinstance(array, np.ndarray):
             self._source: Source | None = None
             self._reset(array if array.flags.c_contiguous else np.ascontiguousarray(array))
@@ -152,7 +150,6 @@ class Canvas:
         """Go on with `array` instead, which nobody else may change."""
         self._check_open()
         self._source = None
-        self._owned = True
         self._reset(array if array.flags.c_contiguous else np.ascontiguousarray(array))
 
     def readable(self) -> Image:
@@ -175,7 +172,6 @@ class Canvas:
         if not array.flags.c_contiguous:
             array = np.ascontiguousarray(array)
         self._source = None
-        self._owned = True
         self._reset(array)
         return array
 
@@ -236,37 +232,23 @@ class Canvas:
 def _composed(table: npt.NDArray[Any], first: Table) -> npt.NDArray[Any]:
     """The table that does `first`, then `table`; per channel if either is."""
     if first.ndim == 1:
-        return table[first]  # type: ignore[no-any-return]  # indexing loses the dtype
+        return table[first]
     if table.ndim == 1:
-        return table[first]  # type: ignore[no-any-return]  # indexing loses the dtype
+        return table[first]
     if table.shape[1] == 1:
-        return table[:, 0][first]  # type: ignore[no-any-return]  # indexing loses the dtype
+        return table[:, 0][first]
     return np.take_along_axis(table, first.astype(np.intp), axis=0)
-
-
-def look_up(array: Image, table: npt.NDArray[Any]) -> Image:
-    """`table[v]` or `table[v, c]` for every value v of channel c of a uint8 image; a new contiguous array."""
-    if table.ndim == 2 and table.shape[1] == 1:
-        table = table[:, 0]
-    if not array.size:
-        return np.empty(array.shape, table.dtype)
-    num_channels = array.shape[2] if array.ndim == 3 else 1
-    if table.ndim == 1:
-        found = cv2.LUT(array if num_channels <= _MAX_CV_CHANNELS else array.reshape(len(array), -1), table)
-        return found.reshape(array.shape)
-    if table.shape[1] != num_channels:
-        msg = f"the pipeline's constants are for {table.shape[1]} channels, and the image has {num_channels}"
-        raise RecipeError(msg)
-    if num_channels <= _MAX_CV_CHANNELS:
-        return cv2.LUT(array, table.reshape(1, 256, num_channels)).reshape(array.shape)
-    return table[array, np.arange(num_channels)]  # type: ignore[no-any-return]  # indexing loses the dtype
 
 
 def _write_planes(array: Image, table: FloatTable | None, out: Image) -> None:
     """Write channel c of (H, W, C) `array`, looked up in column c of `table` if there is one, into plane out[c]."""
     num_channels = array.shape[2]
     if table is None:
-        if array.dtype.str[1:] in _CV_DTYPES and 1 < num_channels <= _MAX_CV_CHANNELS and out.flags.c_contiguous:
+        if (
+            array.dtype.str[1:] in _CV_DTYPES
+            and 1 < num_channels <= _MAX_CV_CHANNELS
+            and out.flags.c_contiguous
+        ):
             for channel in range(num_channels):
                 cv2.extractChannel(array, channel, out[channel])
         else:
@@ -275,14 +257,9 @@ def _write_planes(array: Image, table: FloatTable | None, out: Image) -> None:
     if table.shape[1] not in {1, num_channels}:
         msg = f"the pipeline's constants are for {table.shape[1]} channels, and the image has {num_channels}"
         raise RecipeError(msg)
-    planes = cv2.split(array) if 1 < num_channels <= _MAX_CV_CHANNELS else _numpy_planes(array)
     columns = np.ascontiguousarray(table.T)
-    for channel, plane in enumerate(planes):
+    for channel, plane in enumerate(planes(array)):
         cv2.LUT(plane, columns[channel % len(columns)], out[channel])
-
-
-def _numpy_planes(array: Image) -> list[Image]:
-    return [np.ascontiguousarray(array[:, :, channel]) for channel in range(array.shape[2])]
 
 
 def _oriented(array: Image, transposed: bool, flip_y: bool, flip_x: bool) -> Image:
@@ -294,18 +271,14 @@ def _oriented(array: Image, transposed: bool, flip_y: bool, flip_x: bool) -> Ima
     if not fits:
         turned = array.swapaxes(0, 1) if transposed else array
         return np.ascontiguousarray(turned[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
-    height, width = array.shape[:2]
-    shape = (width, height, *array.shape[2:]) if transposed else array.shape
-    return _cv_orientation(transposed, flip_y, flip_x)(array).reshape(shape)
-
-
-def _cv_orientation(transposed: bool, flip_y: bool, flip_x: bool) -> Callable[[Image], Image]:
     if not transposed:
-        code = -1 if flip_y and flip_x else 0 if flip_y else 1
-        return lambda array: cv2.flip(array, code)
-    if (flip_y, flip_x) in _ROTATIONS:
-        rotation = _ROTATIONS[flip_y, flip_x]
-        return lambda array: cv2.rotate(array, rotation)
-    if flip_y:
-        return lambda array: cv2.flip(cv2.transpose(array), -1)
-    return cv2.transpose
+        turned = cv2.flip(array, -1 if flip_y and flip_x else 0 if flip_y else 1)
+    elif flip_y != flip_x:
+        turned = cv2.rotate(array, cv2.ROTATE_90_COUNTERCLOCKWISE if flip_y else cv2.ROTATE_90_CLOCKWISE)
+    else:
+        turned = cv2.transpose(array)
+        if flip_y:
+            turned = cv2.flip(turned, -1)
+    if turned.ndim != array.ndim:  # OpenCV drops the axis of a single channel
+        return turned.reshape(*turned.shape[:2], 1)
+    return turned

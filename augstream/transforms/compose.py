@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ..errors import RecipeError
-from ..seeding import Draws, Part, seed_key, subkey
+from ..seeding import CallKey, Draws, Part, seed_key, subkey
 from .base import BasicTransform, TransformMeta, current_draws
 from .bboxes import BboxParams, BboxProcessor
-from .call import ANNOTATION_KINDS, KINDS, RASTER_KINDS, STACK_KINDS, Call
-from .canvas import Canvas, Image
+from .call import ANNOTATION_KINDS, KINDS, Call, check_raster
+from .canvas import Image
 from .keypoints import KeypointParams, KeypointProcessor
 from .sequence import Sequence as CallSequence
 from .sequence import WorkerSeed
@@ -22,12 +22,10 @@ from .targets import Processor
 
 Node = Any  # a BasicTransform, a composition of them, or a nested Compose: whatever has `run`
 
-_ORDINALS = [number.to_bytes(2, "little") for number in range(256)]
-
 
 def child_slot(slot: bytes, ordinal: int) -> bytes:
     """The slot of the child number `ordinal` of the node at `slot`: slots are paths of positions."""
-    return slot + (_ORDINALS[ordinal] if ordinal < 256 else ordinal.to_bytes(2, "little"))
+    return slot + ordinal.to_bytes(2, "little")
 
 
 class BaseCompose(metaclass=TransformMeta):
@@ -51,6 +49,7 @@ class BaseCompose(metaclass=TransformMeta):
             msg = f"{type(self).__name__}: p is a probability from 0 to 1, got {p!r}"
             raise RecipeError(msg)
         self.p = float(p)
+        self._ordinals = [child_slot(b"", ordinal) for ordinal in range(len(self.transforms))]
 
     def __repr__(self) -> str:
         inner = ", ".join(repr(transform) for transform in self.transforms)
@@ -71,9 +70,9 @@ class BaseCompose(metaclass=TransformMeta):
 
     def run(self, call: Call, slot: bytes, *, force: bool = False) -> None:
         """Run the children one after the other, if this node's gate at `slot` lets them."""
-        if self.is_open(call, slot, force=force):
-            for ordinal, transform in enumerate(self.transforms):
-                transform.run(call, child_slot(slot, ordinal))
+        if force or self.p >= 1.0 or self.is_open(call, slot):
+            for ordinal, transform in zip(self._ordinals, self.transforms, strict=True):
+                transform.run(call, slot + ordinal)
 
     def is_open(self, call: Call, slot: bytes, *, force: bool = False) -> bool:
         """Whether the gate of the node at `slot` lets the call through."""
@@ -228,11 +227,11 @@ class Compose(BaseCompose):
         """The pipeline as the stage number `ordinal` of a stream; a name, and a seed, set its draws apart further."""
         return ComposeStage(self, ordinal)
 
-    def _call(self, key: bytes, data: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
+    def _call(self, key: CallKey, data: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
         if self.strict:
             self._check_names(data)
-        call, order = self._execute(key, data, force=force)
-        result = self._collect(call, order, None)
+        call = self._execute(key, data, force=force)
+        result = self._collect(call, data)
         for name, canvas in call.rasters.items():
             if canvas.layout is not None:
                 result[name] = _tensor(result[name])
@@ -240,25 +239,25 @@ class Compose(BaseCompose):
             if stack.canvases and stack.canvases[0].layout is not None:
                 result[name] = _tensor_stack(result[name])
         if call.records is not None:
-            from .replay import applied_records  # replaying knows Compose
-
-            result["applied_transforms"] = self.applied_transforms = applied_records(call)
+            self.applied_transforms = result["applied_transforms"]
         return result
 
     def _pass_through(self, data: dict[str, Any]) -> dict[str, Any]:
         """What an empty pipeline does: check the data."""
         if self.strict:
             self._check_names(data)
-        if len(data) > 1:
-            self._prepare(Call(Draws(), b"", self._kinds, fused=self.fused, record=False), data)
+        if data.keys() == {"image"}:
+            check_raster("image", data["image"])
         else:
-            self._check_targets(data)
+            self._prepare(Call(Draws(), b"", self._kinds, fused=self.fused, record=False), data)
         return data
 
     def _execute(
-        self, key: bytes, data: Mapping[str, Any], *, force: bool = False, record: bool = False
-    ) -> tuple[Call, list[str]]:
-        draws = self._idle_draws.pop() if self._idle_draws else Draws()
+        self, key: CallKey, data: Mapping[str, Any], *, force: bool = False, record: bool = False
+    ) -> Call:
+        """Run the transforms on `data`; what they decided is in the call, most pixels are still to be made."""
+        idle = self._idle_draws
+        draws = idle.pop() if idle else Draws()
         call = Call(draws, key, self._kinds, fused=self.fused, record=record or self.save_applied_params)
         token = current_draws.set(draws)
         try:
@@ -266,30 +265,37 @@ class Compose(BaseCompose):
             self.run(call, b"", force=force)
         finally:
             current_draws.reset(token)
-            self._idle_draws.append(draws)
-        return call, list(data)
+            idle.append(draws)
+        return call
 
     def _prepare(self, call: Call, data: Mapping[str, Any]) -> None:
-        self._check_targets(data)
         call.take(data)
-        if self.is_check_shapes and len(data) > 1:
-            self._check_shapes(call)
+        if len(data) > 1:
+            if self.is_check_shapes:
+                self._check_shapes(call)
+            self._check_annotations(call)
         for name, processor in self._processors.items():
             if call.others.get(name) is not None:
                 call.states[name] = processor.prepare(call.others, call.shape)
                 call.processors[name] = processor
 
-    def _collect(self, call: Call, order: list[str], out: Image | None) -> dict[str, Any]:
+    def _collect(self, call: Call, names: Iterable[str], out: Image | None = None) -> dict[str, Any]:
+        """The finished targets and all that passed through, under the names and in the order that they came."""
         for name, processor in call.processors.items():
             processor.finish(call.others, call.states[name], call.shape)
+        rasters, stacks = call.rasters, call.stacks
         result: dict[str, Any] = {}
-        for name in order:
-            if name in call.rasters:
-                result[name] = call.rasters[name].finish(out if name == "image" else None)
-            elif name in call.stacks:
-                result[name] = call.stacks[name].finish()
+        for name in names:
+            if name in rasters:
+                result[name] = rasters[name].finish(out if name == "image" else None)
+            elif name in stacks:
+                result[name] = stacks[name].finish()
             else:
                 result[name] = call.others[name]
+        if call.records is not None:
+            from .replay import applied_records  # replaying knows Compose
+
+            result["applied_transforms"] = applied_records(call)
         return result
 
     # Checks
@@ -306,34 +312,21 @@ class Compose(BaseCompose):
             )
             raise ValueError(msg)
 
-    def _check_targets(self, data: Mapping[str, Any]) -> None:
-        kinds = self._kinds
-        for name, value in data.items():
-            kind = kinds.get(name)
-            if kind is not None and value is not None:
-                self._check_target(name, kind, value)
-
-    def _check_target(self, name: str, kind: str, value: Any) -> None:
-        if kind in RASTER_KINDS:
-            if isinstance(value, np.ndarray):
-                if value.ndim not in {2, 3}:
-                    msg = f"{name} must have shape (H, W) or (H, W, C), got {value.shape}"
-                    raise ValueError(msg)
-            elif not hasattr(value, "decode") or isinstance(value, (bytes, str)):
-                msg = f"{name} must be a numpy array (H, W) or (H, W, C), got {type(value).__name__}"
-                raise TypeError(msg)
-        elif kind in STACK_KINDS:
-            if not isinstance(value, (np.ndarray, list, tuple)) or not all(
-                isinstance(item, np.ndarray) and item.ndim in {2, 3} for item in value
-            ):
-                msg = f"{name} must be an array (N, H, W[, C]) or a list of arrays (H, W[, C]), got {type(value).__name__}"
-                raise TypeError(msg)
-        elif name not in self._processors:
-            params = "bbox_params=BboxParams(...)" if kind == "bboxes" else "keypoint_params=KeypointParams(...)"
-            msg = f"to augment {name!r}, say what format they have: Compose([...], {params})"
-            raise ValueError(msg)
+    def _check_annotations(self, call: Call) -> None:
+        for name in call.others:
+            kind = self._kinds.get(name)
+            if kind in ANNOTATION_KINDS and name not in self._processors and call.others[name] is not None:
+                params = (
+                    "bbox_params=BboxParams(...)"
+                    if kind == "bboxes"
+                    else "keypoint_params=KeypointParams(...)"
+                )
+                msg = f"to augment {name!r}, say what format they have: Compose([...], {params})"
+                raise ValueError(msg)
 
     def _check_shapes(self, call: Call) -> None:
+        if len(call.rasters) < 2 and not call.stacks:
+            return
         sizes = {name: canvas.shape[:2] for name, canvas in call.rasters.items()}
         for name, stack in call.stacks.items():
             for position, canvas in enumerate(stack.canvases):
@@ -394,14 +387,8 @@ class ComposeStage:
 
     def __call__(self, sample: Mapping[str, Any], key: bytes, out: Image | None = None) -> dict[str, Any]:
         """The augmented sample."""
-        compose = self.compose
-        call, order = compose._execute(self.key(key), sample)
-        result = compose._collect(call, order, out)
-        if call.records is not None:
-            from .replay import applied_records
-
-            result["applied_transforms"] = applied_records(call)
-        return result
+        call = self.compose._execute(self.key(key), sample)
+        return self.compose._collect(call, sample, out)
 
     def __getstate__(self) -> tuple[Compose, list[Part]]:
         return self.compose, self._prefix
@@ -437,7 +424,9 @@ def _with_mask_interpolation(node: Node, interpolation: int) -> Node:
     """A copy of `node` and all below it that resamples masks by `interpolation`."""
     if isinstance(node, BaseCompose):
         changed = copy.copy(node)
-        changed.transforms = tuple(_with_mask_interpolation(child, interpolation) for child in node.transforms)
+        changed.transforms = tuple(
+            _with_mask_interpolation(child, interpolation) for child in node.transforms
+        )
         return changed
     if not hasattr(node, "mask_interpolation"):
         return node
@@ -458,6 +447,3 @@ def _tensor_stack(arrays: Any) -> Any:
     if isinstance(arrays, np.ndarray):
         return _tensor(arrays)
     return torch.stack([_tensor(array) for array in arrays])
-
-
-__all__ = ["ANNOTATION_KINDS", "Addressed", "BaseCompose", "Canvas", "Compose", "ComposeStage", "Literal", "child_slot"]

@@ -1,9 +1,9 @@
 """Where a plain call of a `Compose` gets its key: from a seed and how many calls came before.
 
-In the main process the sequence starts at the seed given. In a torch DataLoader's worker it starts at the effective
-seed, ``(seed + torch.initial_seed()) % 2**32``, which differs between workers and epochs; it is computed when a worker first
-calls, so that it does not matter where the Compose was made, nor how the worker was started. With
-``worker_seed="stable"`` the worker's sequence is derived by hash from (seed, rank, worker, epoch) instead.
+In the main process the sequence starts at the seed given. In a torch DataLoader's worker it starts at the
+effective seed, ``(seed + torch.initial_seed()) % 2**32``, which differs between workers and epochs; it is found
+when a worker first calls, so that it does not matter where the Compose was made, nor how the worker was started.
+With ``worker_seed="stable"`` the worker's sequence is derived by hash from (seed, rank, worker, epoch) instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from ..epochs import EpochBoard
 from ..errors import RecipeError, StateError
-from ..seeding import check_seed, seed_key, subkey
+from ..seeding import CallKey, PendingKey, check_seed, seed_key, subkey
 
 WorkerSeed = Literal["torch", "stable"]
 _STATE_VERSION = 1
@@ -37,7 +37,9 @@ class Sequence:
     Safe to use from several threads, though they then share one sequence.
     """
 
-    def __init__(self, seed: int | None, *, name: str | None = None, worker_seed: WorkerSeed = "torch") -> None:
+    def __init__(
+        self, seed: int | None, *, name: str | None = None, worker_seed: WorkerSeed = "torch"
+    ) -> None:
         if worker_seed not in {"torch", "stable"}:
             msg = f"worker_seed must be 'torch' or 'stable', got {worker_seed!r}"
             raise RecipeError(msg)
@@ -45,6 +47,8 @@ class Sequence:
         self.worker_seed = worker_seed
         self._lock = threading.Lock()
         self._board: EpochBoard | None = None
+        if worker_seed == "stable":
+            self.board.share()
         self.restart(seed)
 
     def restart(self, seed: int | None) -> None:
@@ -53,7 +57,8 @@ class Sequence:
         self._entropy = secrets.randbits(63) if seed is None else 0
         self._entropy_pid = os.getpid()
         self._generators: tuple[np.random.Generator, random.Random] | None = None
-        self._place: tuple[int, int | None] | None = None
+        self._pid: int | None = None
+        self._torch_seed: int | None = None
         self._count = 0
         self._key = b""
 
@@ -83,7 +88,7 @@ class Sequence:
             return self.seed
         return int((self.seed + sys.modules["torch"].initial_seed()) % 2**32)
 
-    def next_key(self) -> bytes:
+    def next_key(self) -> CallKey:
         """The key of the next call."""
         with self._lock:
             if self._generators is not None:
@@ -91,19 +96,22 @@ class Sequence:
                 drawn = random_generator.bit_generator.random_raw(2).tobytes()
                 return self._named(subkey(drawn, py_random.getrandbits(63), py_random.getrandbits(63)))
             worker = _torch_worker()
-            place = (os.getpid(), None if worker is None else sys.modules["torch"].initial_seed())
-            if place != self._place:
-                self._enter(place, worker)
+            pid = os.getpid()
+            if worker is not None or pid != self._pid:
+                self._enter(pid, worker)
             count = self._count
             self._count = count + 1
-            return subkey(self._key, count)
+            return PendingKey(self._key, count)
 
-    def _enter(self, place: tuple[int, int | None], worker: Any) -> None:
-        """Find the sequence's start in the process that this now is."""
-        if worker is not None or self._place is not None:
+    def _enter(self, pid: int, worker: Any) -> None:
+        """Find the sequence's start in the process that this now is, unless it was found before."""
+        torch_seed = None if worker is None else sys.modules["torch"].initial_seed()
+        if (pid, torch_seed) == (self._pid, self._torch_seed):
+            return
+        if worker is not None or self._pid is not None:
             self._count = 0
-        self._place = place
-        self._key = self._named(self._worker_key(worker) if worker is not None else self._main_key())
+        self._pid, self._torch_seed = pid, torch_seed
+        self._key = self._named(self._main_key() if worker is None else self._worker_key(worker))
 
     def _main_key(self) -> bytes:
         if self.seed is not None:
@@ -134,7 +142,12 @@ class Sequence:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sequence is, as JSON-able data."""
-        state: dict[str, Any] = {"version": _STATE_VERSION, "name": self.name, "seed": self.seed, "calls": self._count}
+        state: dict[str, Any] = {
+            "version": _STATE_VERSION,
+            "name": self.name,
+            "seed": self.seed,
+            "calls": self._count,
+        }
         if self.seed is None:
             state["entropy"] = self._entropy
         if self._generators is not None:
@@ -164,8 +177,6 @@ class Sequence:
             self._generators = (random_generator, py_random)
 
     def __getstate__(self) -> dict[str, Any]:
-        if self.worker_seed == "stable":
-            self.board.share()
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -15,8 +15,12 @@ class Processor(Protocol):
 
     name: str
     """The target, "bboxes" or an alias of it."""
-    kind: str
-    """"bboxes" or "keypoints"."""
+
+    @property
+    def kind(self) -> str:
+        """ "bboxes" or "keypoints"."""
+        ...
+
     check_each_transform: bool
     """Whether `filter` runs after every transform, or at the end only."""
 
