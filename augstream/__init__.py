@@ -31,11 +31,11 @@ _ROOMS = {
     "transforms.flips": ("D4", "HorizontalFlip", "RandomRotate90", "Transpose", "VerticalFlip"),
     "transforms.crops": ("CenterCrop", "Crop", "RandomCrop", "RandomResizedCrop", "RandomSizedCrop"),
     "transforms.resizing": ("LongestMaxSize", "RandomScale", "Resize", "SmallestMaxSize"),
-    "transforms.padding": ("PadIfNeeded",),
+    "transforms.padding": ("Pad", "PadIfNeeded"),
     "transforms.affine": ("Affine", "Rotate", "SafeRotate", "ShiftScaleRotate"),
     "transforms.perspective": ("Perspective",),
     "transforms.distortion": ("ElasticTransform", "GridDistortion", "OpticalDistortion"),
-    "transforms.dropout": ("CoarseDropout", "RandomErasing"),
+    "transforms.dropout": ("CoarseDropout", "Erasing", "RandomErasing"),
     "transforms.brightness": (
         "ChannelShuffle", "InvertImg", "Posterize", "RGBShift", "RandomBrightnessContrast", "RandomGamma", "Solarize",
         "ToGray",
