@@ -1,4 +1,4 @@
-"""A training run as hypothesis lives it: deliver, save, restore into another world, and compare with the plain order.
+"""A training run as hypothesis lives it: deliver, save, restore into another world, hold against plain loops.
 
 Nothing here starts a process: index, order, plan and state promise all of it by themselves. What processes
 may do to it is for the tests of the loader.
