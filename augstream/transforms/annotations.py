@@ -1,10 +1,10 @@
 """What boxes and keypoints share: label fields, containers, and the way into the inner form and back.
 
 The inner form is one float64 array per target: the coordinates, then the user's further columns, then one
-column for each label field. A label field of plain numbers travels as its values, so that a custom transform
-can read and change them; any other (strings, booleans, objects, integers too large for a float) travels as
-row numbers, and is picked from the original at the end. Either way labels come back with the types they came
-with.
+column for each label field. A label field of plain numbers travels as its values, so that a custom
+transform can read and change them; any other (strings, booleans, objects, integers too large for a float)
+travels as row numbers, and is picked from the original at the end. Either way labels come back with the
+types they came with.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ class AnnotationProcessor(ABC):
     """Turns the annotations of one target name into the inner form and back; keeps nothing of a call.
 
     One is made for each target name: `name` is "bboxes" or "keypoints" (that is `kind`), or an alias from
-    `additional_targets`. Label fields belong to the target called as its kind; where a call has none such, to
-    the alias. Call `prepare` once, `filter` after each transform that moved the annotations or changed the
-    shape (unless `check_each_transform` is false), and `finish` once, which filters a last time. The label
-    fields stay in `data`, untouched, until `finish` replaces them.
+    `additional_targets`. Label fields belong to the target called as its kind; where a call has none such,
+    to the alias. Call `prepare` once, `filter` after each transform that moved the annotations or changed
+    the shape (unless `check_each_transform` is false), and `finish` once, which filters a last time. The
+    label fields stay in `data`, untouched, until `finish` replaces them.
     """
 
-    kind: ClassVar[str]
+    kind: str  # "bboxes" or "keypoints"
     num_inner: ClassVar[int]
     num_outer: int  # the columns that the user's format needs
     check_each_transform: bool
