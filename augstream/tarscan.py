@@ -34,6 +34,7 @@ _log = logging.getLogger("augstream.tarscan")
 
 _PIECE_BYTES = 1024 * 1024
 _SPLIT = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+_RESERVED = re.compile(r"__.+__")
 _META = re.compile(r"__[^/]*__($|/)")
 
 
@@ -109,7 +110,7 @@ def scan(read_at: ReadAt, size_bytes: int, name: str, *, checksums: bool = False
             first_member.append(len(offsets))
             in_sample = {}
         suffix = parts[1]
-        if suffix in in_sample or (suffix.startswith("__") and suffix.endswith("__")):
+        if suffix in in_sample or (suffix.startswith("__") and _RESERVED.fullmatch(suffix)):
             _refuse_suffix(name, key, suffix, in_sample.get(suffix), header_at)
         in_sample[suffix] = header_at
         suffix_ids.append(suffixes.setdefault(suffix, len(suffixes)))
