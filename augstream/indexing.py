@@ -59,7 +59,7 @@ def build_index(
     missing or broken, after all others have been scanned and recorded. A stale, missing or broken index
     file is no error: it is replaced, and a log line says so.
     """
-    if isinstance(shards, IndexedShards):
+    if isinstance(shards, IndexedShards) and verify == "stat" and not checksums and not beside:
         return shards
     if verify not in {"stat", "digest"}:
         msg = f"verify must be 'stat' or 'digest', got {verify!r}"
@@ -165,7 +165,7 @@ def _entries(path: Path) -> dict[str, Entry]:
     """What an index file knows; nothing if it is missing or broken."""
     try:
         return read_entries(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, IndexFileError) as error:
         _log.warning("%s; the shards are scanned again", error)
@@ -204,7 +204,7 @@ class _Job:
             _log_stale(missing)
             target = sources[-1]
             others = {name: entry for name, entry in known[target].items() if (directory / name).exists()}
-            places |= self._scan(missing, target, others)
+            places |= self._scan(missing, target, others, places)
         return places
 
     def _fresh(self, url: str, recorded: list[tuple[Entry, Path]]) -> Place | None:
@@ -218,11 +218,15 @@ class _Job:
         return None
 
     def _scan(
-        self, missing: dict[str, list[Entry]], target: Path, others: dict[str, Entry]
+        self, missing: dict[str, list[Entry]], target: Path, others: dict[str, Entry], fresh: dict[str, Place]
     ) -> dict[str, Place]:
-        """Scan shards, and write what was found to `target`, beside what it holds of others."""
+        """Scan shards, and write what was found to `target`, beside what it holds of others.
+
+        Returns the places of the shards scanned, and of those of `fresh` that were moved with the file.
+        """
         places: dict[str, Place] = {}
         writer = _Writer(target)
+        written: dict[str, Entry] = {}
         try:
             for url, recorded in missing.items():
                 checksums = self._checksums or any(entry.checksums for entry in recorded)
@@ -235,8 +239,9 @@ class _Job:
                     _compare(url, places[url][0], recorded)
                 self._advance()
         finally:  # also after Ctrl-C, so that the work is not lost
-            writer.finish(others)
-        return places
+            written = writer.finish(others)
+        moved = [url for url, (_, place) in fresh.items() if place == target and shard_name(url) in written]
+        return places | {url: (written[shard_name(url)], target) for url in moved}
 
     def _advance(self) -> None:
         self._done += 1
@@ -283,13 +288,15 @@ class _Writer:
         blob = encode_table(table)
         return make_entry(name, size, mtime_ns, table, blob, offset=0), blob
 
-    def finish(self, others: dict[str, Entry]) -> None:
+    def finish(self, others: dict[str, Entry]) -> dict[str, Entry]:
+        """Put the file into its place; return what it says of each shard."""
         if self._file is not None:
             try:
                 self._file.keep(self._target, others.values())
-                self._file.commit()
+                return self._file.commit()
             except OSError as error:
                 self._give_up(error)
+        return {}
 
 
 def _size_and_mtime(url: str) -> tuple[int, int] | None:
