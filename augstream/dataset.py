@@ -1,0 +1,255 @@
+"""`StreamDataset`: a stream as torch's `IterableDataset`, to be iterated as it is or by a DataLoader."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from .augment import Sample, as_stage, fingerprint
+from .decode import MAX_PIXELS, Field, Fields
+from .epochs import EpochBoard
+from .indexing import Shards, build_index
+from .order import DEFAULT_WINDOW, Recipe, Tail
+from .plan import Topology
+from .ranks import find_topology
+from .shards import IndexedShards
+from .slots import LocalSlots
+from .state import StreamState, check
+from .stream import FULL_SCOPE, CollateFn, Made, Maker, OnError, Skipped, Skips, Stream
+
+_log = logging.getLogger("augstream.stream")
+
+
+class StreamDataset(IterableDataset[Any]):
+    """Batches of augmented samples from tar shards, as a pure function of (shards, seed, recipe, epoch).
+
+    shards: a path, brace pattern, glob or directory, a list of these, or an index.
+    transform: a `Compose`, a function ``f(sample, rng)``, or None.
+    batch_size, seed, shuffle, window, lanes, unit, drop_last, tail: the order; see `Recipe`.
+    fields: which members become which fields of a sample, and how; see `Fields`.
+    scope: what a sample's randomness depends on besides its key: shard, the worker (lane) that owns the
+    shard, and
+        the epoch. Leave out "epoch" to augment each sample the same in every epoch.
+    on_error: "raise" the error of a sample that fails, or "skip" the sample: its batch is shorter, nothing
+    else
+        moves, and the log says so once a shard.
+    collate_fn: makes the batch of a list of samples; see `collate`.
+    rank, world_size: which share is ours, where neither torch.distributed nor torchrun says so.
+    with_address: put ``__address__`` into every batch. max_pixels: refuse larger images. verify_checksums:
+    compare
+        every sample with the checksum in its index. cache_dir: where indexes are kept.
+
+    Each item is a batch: a dict of tensors and lists, with ``__key__`` and ``__shard__``. A pass over the
+    dataset is an epoch, in the main process and in ``DataLoader(dataset, batch_size=None, num_workers=n)``,
+    which gives the same batches for every n; each further pass is the next epoch.
+
+    Not promised: sense, where two loaders run over one dataset object at the same time (see `EpochBoard`);
+    a position in mid-epoch of a stock DataLoader's workers, which only the consumer knows: see
+    `state_dict`.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        transform: Any = None,
+        *,
+        batch_size: int,
+        seed: int,
+        fields: Mapping[str, str | Field] | None = None,
+        shuffle: bool = True,
+        window: int = DEFAULT_WINDOW,
+        lanes: int = 8,
+        unit: int | None = None,
+        drop_last: bool = False,
+        tail: Tail = "drop",
+        scope: tuple[str, ...] = FULL_SCOPE,
+        on_error: OnError = "raise",
+        collate_fn: CollateFn | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        with_address: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        verify_checksums: bool = False,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        recipe = Recipe(seed, batch_size, unit, lanes, shuffle, window, drop_last, tail)
+        self.transform = transform
+        self.stream = Stream(
+            index=build_index(shards, cache_dir=cache_dir),
+            recipe=recipe,
+            fields=Fields(fields, max_pixels=max_pixels),
+            stage=as_stage(transform),
+            scope=scope,
+            on_error=on_error,
+            collate_fn=collate_fn,
+            with_address=with_address,
+            verify_checksums=verify_checksums,
+        )
+        self._ranks = (rank, world_size)
+        self._board = EpochBoard()
+        self._board.share()
+        self._skips: tuple[tuple[str, str], ...] = ()
+        self._position: tuple[int, int] | None = None
+        self.stream.plan(self.topology())  # refuses an epoch of nothing now, and not in a worker
+
+    @property
+    def index(self) -> IndexedShards:
+        """The shards and their samples."""
+        return self.stream.index
+
+    @property
+    def recipe(self) -> Recipe:
+        """All that decides the order."""
+        return self.stream.recipe
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What a saved state knows of the transform, to notice that it changed."""
+        return fingerprint(self.transform)
+
+    def topology(self, num_workers: int = 0) -> Topology:
+        """Which rank of how many we are."""
+        return find_topology(*self._ranks, num_workers=num_workers)
+
+    def __len__(self) -> int:
+        """The number of batches of a whole epoch on this rank."""
+        return self.stream.plan(self.topology()).num_steps
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        epoch, start = self._board.begin_pass(worker)
+        topology = self.topology(0 if worker is None else worker.num_workers)
+        return self._pass(epoch, start, topology, 0 if worker is None else worker.id)
+
+    def _pass(self, epoch: int, start: int, topology: Topology, worker: int) -> Iterator[Any]:
+        """The batches of one worker's steps of an epoch, from unit `start` on."""
+        plan = self.stream.plan(topology, start)
+        maker, slots, log = Maker(self.stream), LocalSlots(), SkipLog()
+        self._position = (epoch, start)
+        for step in plan.steps_of_worker(worker):
+            self._position = (epoch, plan.units_delivered_after(step + 1))
+            yield self._batch(maker, slots, log, epoch, plan.units_of_step(step))
+        self._position = (epoch + 1, 0)
+
+    def _batch(self, maker: Maker, slots: LocalSlots, log: SkipLog, epoch: int, units: range) -> Any:
+        """The batch of some units; nothing here keeps it alive while the consumer has it."""
+        made = made_locally(maker, slots, epoch, units, self._skips)
+        log.note(made.skipped)
+        return as_tensors(made.batch)
+
+    def sample(self, *, epoch: int, shard: str, key: str) -> Sample:
+        """One augmented sample alone, with numpy arrays, as it is in every run; nothing else is read.
+
+        `shard` is the shard's name, `key` the sample's ``__key__``.
+        """
+        return self.stream.sample(epoch, shard, key)
+
+    # Position
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass epoch `epoch`, in live and future workers; if it would be anyway, change
+        nothing.
+
+        So it does no harm to call it before every epoch, nor after `load_state_dict`.
+        """
+        if self._board.next_pass[0] != epoch:
+            self._board.set_epoch(epoch)
+
+    def state_dict(self, *, epoch: int | None = None, num_batches: int | None = None) -> dict[str, Any]:
+        """The place after `num_batches` batches of `epoch`, on every rank, as JSON-able data.
+
+        Left out, they are what this process has iterated: right where the dataset is iterated here, and
+        always the start of an epoch where a DataLoader's workers iterate it, for only the consumer counts
+        its batches.
+        """
+        if epoch is None and num_batches is None:
+            place = self._position or self._board.next_pass
+        else:
+            at = self._board.next_pass[0] if epoch is None else epoch
+            place = at, self.stream.plan(self.topology()).units_delivered_after(num_batches or 0)
+        return self.state_at(*place, self._skips).to_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Begin the next pass at the place of `state`, in whatever workers; the passes after it are whole
+        epochs.
+
+        Raises `StateError` for a state that cannot be continued exactly.
+        """
+        loaded = self.checked_state(state)
+        self._skips = loaded.skipped
+        self._position = None
+        self._board.set_epoch(loaded.epoch, loaded.units)
+
+    def state_at(self, epoch: int, units: int, skips: tuple[tuple[str, str], ...]) -> StreamState:
+        """The state of this stream at a place."""
+        return StreamState(
+            epoch=epoch,
+            units=units,
+            recipe=self.recipe.to_dict(),
+            index=self.index.fingerprint,
+            transform=self.fingerprint,
+            skipped=skips,
+        )
+
+    def checked_state(self, state: Any) -> StreamState:
+        """`state`, if this stream can continue it exactly; a place at an epoch's end is the start of the next."""
+        text = isinstance(state, (str, bytes))
+        loaded = StreamState.from_json(state) if text else StreamState.from_dict(state)
+        check(loaded, self.recipe, self.index, transform=self.fingerprint, stacklevel=4)
+        if loaded.units and not self.stream.plan(self.topology(), loaded.units).num_steps:
+            return self.state_at(loaded.epoch + 1, 0, loaded.skipped)
+        return loaded
+
+
+def made_locally(maker: Maker, slots: LocalSlots, epoch: int, units: range, skips: Skips) -> Made:
+    """The batch of some units, computed in this process."""
+    arena = slots.begin()
+    made = maker.make(epoch, units, empty=arena.empty, skips=skips)
+    slots.finish(arena)
+    return made
+
+
+class SkipLog:
+    """Says once a shard that samples of it are skipped, and counts them all."""
+
+    def __init__(self) -> None:
+        self.num_skipped = 0
+        self._shards: set[str] = set()
+
+    def note(self, skipped: tuple[Skipped, ...]) -> None:
+        """Count, and log, samples that were skipped."""
+        self.num_skipped += len(skipped)
+        for sample in skipped:
+            if sample.shard not in self._shards:
+                self._shards.add(sample.shard)
+                _log.warning(
+                    "skipped sample %r of shard %r (more of this shard are only counted): %s",
+                    sample.key, sample.shard, sample.why,
+                )  # fmt: skip
+
+
+def as_tensors(value: Any) -> Any:
+    """`value` with its arrays as tensors of the same memory, in dicts and lists.
+
+    Arrays of text, and others that torch has no dtype for, stay as they are.
+    """
+    if isinstance(value, np.ndarray):
+        return _tensor(value)
+    if type(value) is dict:
+        return {name: as_tensors(item) for name, item in value.items()}
+    if type(value) is list and any(isinstance(item, np.ndarray) for item in value):
+        return [as_tensors(item) for item in value]
+    return value
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Any:
+    if array.dtype.kind not in "biufc" or array.dtype.itemsize > 16 or array.dtype == np.longdouble:
+        return array
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,0 +1,312 @@
+"""`StreamLoader`: what a training loop iterates. It alone has state: an epoch, and the units delivered of it."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from .dataset import SkipLog, StreamDataset, as_tensors, made_locally
+from .errors import RecipeError, StateError, WorkerError
+from .order import check_count
+from .plan import Topology
+from .pool import PoisonError, Pool
+from .slots import LocalSlots
+from .stream import Made, Maker, Skips, Stream
+
+_log = logging.getLogger("augstream.loader")
+
+
+@dataclass(slots=True)
+class LoaderStats:
+    """What a loader has done since it was made; times in seconds, of all workers together.
+
+    batches, samples: delivered. skipped: samples left out. respawns: workers replaced.
+    read_s, decode_s, augment_s, collate_s: where the workers' time went. wait_s: the consumer's, waiting.
+    """
+
+    batches: int = 0
+    samples: int = 0
+    skipped: int = 0
+    respawns: int = 0
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    augment_s: float = 0.0
+    collate_s: float = 0.0
+    wait_s: float = 0.0
+
+    def add(self, made: Made) -> None:
+        """Count a delivered batch."""
+        self.batches += 1
+        self.samples += made.num_samples
+        self.skipped += len(made.skipped)
+        self.read_s += made.times.read * 1e-9
+        self.decode_s += made.times.decode * 1e-9
+        self.augment_s += made.times.augment * 1e-9
+        self.collate_s += made.times.collate * 1e-9
+
+
+class Source(Protocol):
+    """Where a loader's batches are computed: here, or in workers."""
+
+    num_respawns: int
+
+    def begin(self, epoch: int, start_unit: int, skips: Skips) -> None:
+        """Prepare to give the steps of `epoch` from `start_unit` on, then those of the epochs after it."""
+
+    def take(self, epoch: int, step: int) -> Made:
+        """The batch of the next step; raises what computing it raised."""
+
+    def close(self) -> None:
+        """Stop whatever runs."""
+
+
+class Here:
+    """Computes batches in the process that asks for them, when it asks."""
+
+    def __init__(self, stream: Stream, topology: Topology) -> None:
+        self._stream, self._topology = stream, topology
+        self._maker, self._slots = Maker(stream), LocalSlots()
+        self._whole = stream.plan(topology)
+        self.num_respawns = 0
+
+    def begin(self, epoch: int, start_unit: int, skips: Skips) -> None:
+        """Note where we are."""
+        self._epoch, self._plan, self._skips = epoch, self._stream.plan(self._topology, start_unit), skips
+
+    def take(self, epoch: int, step: int) -> Made:
+        """Compute the step."""
+        plan = self._plan if epoch == self._epoch else self._whole
+        return made_locally(self._maker, self._slots, epoch, plan.units_of_step(step), self._skips)
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class StreamLoader:
+    """Iterate the batches of a `StreamDataset`, computed by `num_workers` processes that may die at any
+    moment.
+
+    ``for batch in loader`` runs the rest of the current epoch, then `epoch` is the next one. The batches
+    are the same for any number of workers, prefetch factor and start method. `state_dict()` is exact after
+    any batch, and may be loaded under another number of workers, ranks, or, with `unit`, batch size.
+
+    num_workers: 0 computes in this process. prefetch_factor: batches made ahead by each worker; the workers
+    also go on into the next epoch. persistent_workers: False starts new ones each epoch.
+    multiprocessing_context: "fork", "spawn", "forkserver" or a context; None for the platform's own.
+    timeout_s: a worker that finishes no sample for so long is replaced; None never gives one up.
+    max_respawns: a batch that kills its worker so many times is a `WorkerError`; with ``on_error="skip"``
+    the sample at fault is left out, now and in every later epoch and resume.
+
+    A batch's tensors are memory that workers write to: it is used again once the last of them is gone. A
+    consumer that keeps more than a few batches gets copies. Use it as a context manager, or call `close`,
+    to end the workers early; they end with this process in any case.
+
+    Not promised: use from several threads at once. Iterators of one loader share its position.
+    """
+
+    def __init__(
+        self,
+        dataset: StreamDataset,
+        *,
+        num_workers: int = 0,
+        prefetch_factor: int = 2,
+        persistent_workers: bool = True,
+        multiprocessing_context: str | BaseContext | None = None,
+        timeout_s: float | None = 120.0,
+        max_respawns: int = 3,
+    ) -> None:
+        if not isinstance(dataset, StreamDataset):
+            msg = f"StreamLoader iterates a StreamDataset, got {type(dataset).__name__}; pass A.StreamDataset(...)"
+            raise RecipeError(msg)
+        if timeout_s is not None and not timeout_s > 0:
+            msg = f"timeout_s must be a positive number of seconds or None, got {timeout_s!r}"
+            raise RecipeError(msg)
+        self.dataset = dataset
+        self.prefetch_factor = check_count("prefetch_factor", prefetch_factor, 1, "leave it out for 2")
+        self.max_respawns = check_count("max_respawns", max_respawns, 1, "leave it out for 3")
+        self.persistent_workers = persistent_workers
+        self.timeout_s = timeout_s
+        self.stats = LoaderStats()
+        self._topology = dataset.topology(num_workers)
+        self._context = _context(multiprocessing_context) if num_workers else None
+        self._log = SkipLog()
+        self._source: Source | None = None
+        self._begun = False
+        self._skips: tuple[tuple[str, str], ...] = ()
+        self._moves = 0
+        self._go(0, 0)
+
+    @property
+    def num_workers(self) -> int:
+        """The number of worker processes."""
+        return self._topology.num_workers
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a full batch."""
+        return self.dataset.recipe.batch_size
+
+    def __len__(self) -> int:
+        """The number of batches of a whole epoch on this rank."""
+        return len(self.dataset)
+
+    # Position
+
+    def _go(self, epoch: int, start_unit: int) -> None:
+        """Be at a place; the source is told when the next batch is wanted."""
+        self._epoch, self._step = epoch, 0
+        self._plan = self.dataset.stream.plan(self._topology, start_unit)
+        self._begun = False
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is under way, or comes next; in the body of a loop, the epoch of its batches."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of `epoch`; if that is the epoch under way, or comes next anyway, change nothing.
+
+        So it does no harm to call it before every epoch, nor after `load_state_dict`.
+        """
+        check_count("epoch", epoch, 0, "epochs are counted from 0")
+        if epoch != self._place()[0]:
+            self._moves += 1
+            self._go(epoch, 0)
+
+    def _place(self) -> tuple[int, int]:
+        """(epoch, units delivered); the end of an epoch is the start of the next."""
+        if self._step and self._step == self._plan.num_steps:
+            return self._epoch + 1, 0
+        return self._epoch, self._plan.units_delivered_after(self._step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream goes on, as JSON-able data under a kilobyte; equal on all ranks.
+
+        Batches that were made ahead, and not delivered, don't count.
+        """
+        return self.dataset.state_at(*self._place(), self._skips).to_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken; raises `StateError` if that cannot be done exactly."""
+        loaded = self.dataset.checked_state(state)
+        self._moves += 1
+        self._skips = loaded.skipped
+        self._go(loaded.epoch, loaded.units)
+
+    # Batches
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._place()[0] != self._epoch:
+            self._roll_over()
+        return self._pass(self._moves)
+
+    def _pass(self, moves: int) -> Iterator[Any]:
+        epoch = self._epoch
+        while self._epoch == epoch and self._step < self._plan.num_steps:
+            yield self._next()
+            if moves != self._moves:
+                msg = (
+                    "the loader was moved by set_epoch or load_state_dict while a pass over it was under way; "
+                    "leave the loop first, and begin another `for batch in loader`"
+                )
+                raise StateError(msg)
+        if self._epoch == epoch:
+            self._roll_over()
+
+    def _roll_over(self) -> None:
+        """Be at the start of the next epoch, where the workers are already."""
+        begun = self._begun
+        self._go(self._epoch + 1, 0)
+        if self.persistent_workers:
+            self._begun = begun
+        else:
+            self.close()
+
+    def _next(self) -> Any:
+        started = perf_counter()
+        made = self._take()
+        self._step += 1
+        self.stats.wait_s += perf_counter() - started
+        self.stats.add(made)
+        self._log.note(made.skipped)
+        return as_tensors(made.batch)
+
+    def _take(self) -> Made:
+        while True:
+            if self._source is None:
+                self._source, self._begun = self._make_source(), False
+            if not self._begun:
+                self._source.begin(*self._place(), self._skips)
+                self._begun = True
+            source = self._source
+            self._begun = False  # so it is if taking fails, however it fails
+            try:
+                made = source.take(self._epoch, self._step)
+            except PoisonError as error:
+                if self.dataset.stream.on_error != "skip" or error.shard is None or error.key is None:
+                    self.close()
+                    raise
+                self._quarantine(error.shard, error.key)
+            except WorkerError:
+                self.close()
+                raise
+            else:
+                self._begun = True
+                return made
+            finally:
+                self.stats.respawns += source.num_respawns
+                source.num_respawns = 0
+
+    def _quarantine(self, shard: str, key: str) -> None:
+        """Leave a sample out from here on; what was made ahead, perhaps with it, is made again."""
+        _log.warning(
+            "sample %r of shard %r killed its worker each time; it is skipped from now on", key, shard
+        )
+        self._skips = (*self._skips, (shard, key))
+        self._go(*self._place())
+
+    def _make_source(self) -> Source:
+        if self._context is None:
+            return Here(self.dataset.stream, self._topology)
+        return Pool(
+            self.dataset.stream,
+            self._topology,
+            context=self._context,
+            prefetch_factor=self.prefetch_factor,
+            timeout_s=self.timeout_s,
+            max_respawns=self.max_respawns,
+            run_on=self.persistent_workers,
+        )
+
+    # The end
+
+    def close(self) -> None:
+        """End the workers. The loader keeps its place, and starts others if it is iterated again."""
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _context(given: str | BaseContext | None) -> BaseContext:
+    """The multiprocessing context that `given` names."""
+    if isinstance(given, BaseContext):
+        return given
+    methods = multiprocessing.get_all_start_methods()
+    if given is not None and given not in methods:
+        msg = f"multiprocessing_context must be one of {methods}, a context or None, got {given!r}"
+        raise RecipeError(msg)
+    return multiprocessing.get_context(given)

@@ -1,0 +1,390 @@
+"""The trainer's side of the workers: hand out steps, take batches, replace whoever dies or hangs.
+
+No wait is unbounded, and nothing that a worker could hold when it dies is shared with another. A worker
+that is gone is replaced in place, and told to go on from its first step that has not been received: since
+workers have no state, that is all there is to recovery.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import signal
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
+from time import monotonic
+from typing import Any
+
+from .channel import Channel, ChannelClosed
+from .errors import WorkerError
+from .plan import Topology
+from .slots import Sealed, TrainerSlots, mapped
+from .stream import Made, Maker, Skips, Stream
+from .workers import (
+    AT_EPOCH,
+    AT_PLACE,
+    AT_STEP,
+    BEAT,
+    NOWHERE,
+    ORDERED,
+    Announcement,
+    Assignment,
+    Failure,
+    Grant,
+    Hello,
+    Page,
+    work,
+)  # fmt: skip
+
+_log = logging.getLogger("augstream.loader")
+
+_MAX_LENT = 3  # batches of one worker that a consumer may keep before they are copied
+_START_LIMIT_S = 60.0  # to start an interpreter and import what the transform needs
+_TICK_S = 0.5
+_GOODBYE_S = 1.0
+_JOIN_S = 5.0
+_LAST_GENERATION = 2**62
+
+
+class PoisonError(WorkerError):
+    """A sample killed its worker every time."""
+
+    def __init__(self, *args: object, shard: str | None = None, key: str | None = None) -> None:
+        super().__init__(*args)
+        self.shard, self.key = shard, key
+
+
+@dataclass(slots=True)
+class _Process:
+    """One incarnation of a worker, and all that ends with it."""
+
+    process: BaseProcess
+    channel: Channel
+    slots: TrainerSlots
+    page: Page | None = None
+
+    def at(self) -> tuple[int, int, int] | None:
+        """(epoch, step, place) of the sample it is at, or was at when it died; None between batches."""
+        if self.page is None or self.page.cells[AT_PLACE] == NOWHERE:
+            return None
+        cells = self.page.cells
+        return cells[AT_EPOCH], cells[AT_STEP], cells[AT_PLACE]
+
+
+@dataclass(slots=True)
+class _Post:
+    """The place of one worker, whoever fills it: what has been received, and which step comes next."""
+
+    number: int
+    current: _Process | None = None
+    ready: deque[tuple[Announcement, _Process]] = field(default_factory=deque)
+    cursor: tuple[int, int, int] = (0, 0, 0)
+    """(epoch, start unit, first step) of what has not been received."""
+    deaths: dict[tuple[int, int], list[int]] = field(default_factory=lambda: defaultdict(list))
+    """(epoch, step) -> the places in the batch at which workers died."""
+    stillborn: int = 0
+    lost: WorkerError | None = None
+
+
+class Pool:
+    """Computes a stream's steps in `topology.num_workers` processes; see `StreamLoader` for the arguments.
+
+    run_on: let the workers go on into the epochs after the one begun. num_respawns counts workers replaced.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        topology: Topology,
+        *,
+        context: BaseContext,
+        prefetch_factor: int,
+        timeout_s: float | None,
+        max_respawns: int,
+        run_on: bool,
+    ) -> None:
+        self._stream, self._topology, self._context = stream, topology, context
+        self._prefetch_factor, self._timeout_s, self._max_respawns = prefetch_factor, timeout_s, max_respawns
+        self._run_on = run_on
+        self.num_respawns = 0
+        needed = min(topology.num_workers, stream.plan(topology).num_steps)
+        self._posts = [_Post(number) for number in range(needed)]
+        self._generation = 0
+        self._first = (0, 0)
+        self._skips: tuple[tuple[str, str], ...] = ()
+        self._namer: Maker | None = None
+        self._processes: dict[int, BaseProcess] = {}
+        # multiprocessing's own end would wait for workers that were stopped
+        self._finalize = Finalize(self, _kill_all, (self._processes,), exitpriority=100)
+
+    # What the loader asks
+
+    def begin(self, epoch: int, start_unit: int, skips: Skips) -> None:
+        """Have the workers make the steps of `epoch` from `start_unit` on, and of the epochs after it."""
+        self._generation += 1
+        self._first = (epoch, start_unit)
+        self._skips = tuple(skips)
+        for post in self._posts:
+            for announcement, process in post.ready:
+                process.slots.discard(_sealed(announcement))
+            post.ready.clear()
+            post.deaths.clear()
+            post.cursor = (epoch, start_unit, 0)
+            post.stillborn, post.lost = 0, None
+            if post.current is not None and post.current.page is not None:
+                post.current.page.cells[ORDERED] = self._generation
+            self._assign(post)
+
+    def take(self, epoch: int, step: int) -> Made:
+        """The batch of the next step; raises what computing it raised, or `WorkerError` if that can't be done."""
+        post = self._posts[step % self._topology.num_workers]
+        if not post.ready:
+            self._await(post)
+        announcement, process = post.ready.popleft()
+        if (announcement.epoch, announcement.step) != (epoch, step):
+            found = f"step {announcement.step} of epoch {announcement.epoch}"
+            msg = f"worker {post.number} made {found} where step {step} of epoch {epoch} was due; this is a defect"
+            raise WorkerError(msg)
+        post.deaths.pop((epoch, step), None)
+        value = process.slots.open(_sealed(announcement))
+        if post.current is not None:
+            self._send(post, Grant(1, post.current.slots.returned()))
+        if isinstance(value, Failure):
+            raise value.raised()
+        made: Made = value
+        return made
+
+    def close(self) -> None:
+        """Stop the workers, politely for a second."""
+        running = [post.current for post in self._posts if post.current is not None]
+        for current in running:
+            if current.page is not None:
+                current.page.cells[ORDERED] = _LAST_GENERATION
+            current.channel.close()
+        deadline = monotonic() + _GOODBYE_S
+        for current in running:
+            current.process.join(max(deadline - monotonic(), 0.0))
+        self._finalize()
+        for post in self._posts:
+            post.current = None
+
+    # Waiting
+
+    def _await(self, post: _Post) -> None:
+        """Return when `post` has something ready; replace whoever dies meanwhile, and `post` if it hangs."""
+        tick = _TICK_S if self._timeout_s is None else min(_TICK_S, self._timeout_s / 4)
+        waited, seen = 0.0, self._sign_of_life(post)
+        while True:
+            self._receive()
+            if post.ready:
+                return
+            if post.lost is not None:
+                raise post.lost
+            if post.current is None:
+                self._assign(post)
+                continue
+            before = monotonic()
+            self._poll(tick)
+            # a trainer that was itself stopped for a while has not waited so long
+            waited += min(monotonic() - before, 2 * tick)
+            if (sign := self._sign_of_life(post)) != seen:
+                waited, seen = 0.0, sign
+            limit = self._limit(post)
+            if limit is not None and waited > limit:
+                self._receive()
+                if not post.ready and self._sign_of_life(post) == seen:
+                    self._replace(post, f"gave no sign of life for {waited:.3g} s")
+
+    def _limit(self, post: _Post) -> float | None:
+        """How long `post` may be silent, in seconds."""
+        starting = post.current is not None and post.current.page is None
+        if self._timeout_s is None or not starting or self._context.get_start_method() == "fork":
+            return self._timeout_s
+        return max(self._timeout_s, _START_LIMIT_S)
+
+    def _sign_of_life(self, post: _Post) -> tuple[int | None, int]:
+        current = post.current
+        if current is None or current.page is None:
+            return (None if current is None else current.process.pid), NOWHERE
+        return current.process.pid, current.page.cells[BEAT]
+
+    def _poll(self, timeout_s: float) -> None:
+        """Wait until a worker says something or dies."""
+        poller = select.poll()
+        for post in self._posts:
+            if post.current is not None:
+                poller.register(post.current.channel.fileno(), select.POLLIN)
+                poller.register(post.current.process.sentinel, select.POLLIN)
+        poller.poll(timeout_s * 1000)
+
+    # Messages
+
+    def _receive(self) -> None:
+        """Take whatever the workers have sent, and replace those that are gone."""
+        for post in self._posts:
+            current = post.current
+            if current is None:
+                continue
+            try:
+                ended = not current.process.is_alive()  # asked before the last of its messages is looked for
+                while (received := current.channel.receive()) is not None:
+                    self._handle(post, current, *received)
+            except ChannelClosed:
+                ended = True
+            if ended:
+                self._replace(post, None)
+
+    def _handle(self, post: _Post, current: _Process, message: Any, descriptor: int | None) -> None:
+        if isinstance(message, Hello) and descriptor is not None:
+            current.page = Page(mapped(descriptor, close=True))
+            current.page.cells[ORDERED] = self._generation
+            post.stillborn = 0
+        elif isinstance(message, Announcement):
+            if descriptor is not None:
+                current.slots.map(message.slot, descriptor)
+            if message.generation != self._generation:
+                current.slots.discard(_sealed(message))
+                return
+            post.ready.append((message, current))
+            start_unit = self._first[1] if message.epoch == self._first[0] else 0
+            post.cursor = (message.epoch, start_unit, message.step + self._topology.num_workers)
+
+    def _send(self, post: _Post, message: Assignment | Grant) -> None:
+        current = post.current
+        if current is None:
+            return
+        try:
+            current.channel.send(message)
+        except ChannelClosed:
+            self._replace(post, "takes no messages" if current.process.is_alive() else None)
+
+    # Lives and deaths
+
+    def _assign(self, post: _Post) -> None:
+        """Tell the worker of `post`, a new one if there is none, to go on from the cursor."""
+        if post.current is None:
+            self._start(post)
+        epoch, start_unit, first_step = post.cursor
+        ahead = max(self._prefetch_factor - len(post.ready), 0)
+        self._send(
+            post,
+            Assignment(self._generation, epoch, start_unit, first_step, ahead, self._skips, self._run_on),
+        )
+
+    def _start(self, post: _Post) -> None:
+        trainers, workers = Channel.pair()
+        process: BaseProcess = self._context.Process(  # type: ignore[attr-defined]  # every context has it
+            target=work,
+            args=(self._stream, self._topology, post.number, workers),
+            name=f"augstream-worker-{post.number}",
+            daemon=True,
+        )
+        method = self._context.get_start_method()
+        if method != "fork":  # what serves all processes must not inherit the mask below
+            resource_tracker.ensure_running()
+        if method == "forkserver":
+            forkserver.ensure_running()
+        # a worker must not see a Ctrl-C before it has learnt to ignore it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            workers.close()
+        self._processes[post.number] = process
+        post.current = _Process(process, trainers, TrainerSlots(_MAX_LENT))
+
+    def _replace(self, post: _Post, fault: str | None) -> None:
+        """Bury the worker of `post`, and put another in its place, unless that has been done too often."""
+        gone = post.current
+        if gone is None:
+            return
+        post.current = None
+        gone.process.kill()
+        gone.process.join(_JOIN_S)
+        gone.channel.close()
+        fate = fault or _fate(gone.process.exitcode)
+        at = gone.at()
+        where = "" if at is None else self._where(*at)
+        post.lost = self._verdict(post, gone, at, fate)
+        if post.lost is not None:
+            return
+        pid = gone.process.pid
+        self._assign(post)
+        self.num_respawns += 1
+        _log.warning(
+            "worker %d (pid %s) %s%s; another (pid %s) goes on in its place, at step %d of epoch %d",
+            post.number, pid, fate, where, self._processes[post.number].pid, post.cursor[2], post.cursor[0],
+        )  # fmt: skip
+
+    def _verdict(
+        self, post: _Post, gone: _Process, at: tuple[int, int, int] | None, fate: str
+    ) -> WorkerError | None:
+        """The error, if this death was one too many."""
+        if gone.page is None:
+            post.stillborn += 1
+            if post.stillborn < self._max_respawns:
+                return None
+            return WorkerError(
+                f"worker {post.number} died {post.stillborn} times before it had started; the last {fate}. Under "
+                "spawn and forkserver a worker imports the main script: keep what it runs under "
+                "`if __name__ == '__main__':`, and see what the worker wrote to stderr"
+            )
+        if at is None or at[1] != post.cursor[2] or at[0] != post.cursor[0]:
+            return None
+        epoch, step, place = at
+        places = post.deaths[epoch, step]
+        places.append(place)
+        if len(places) < self._max_respawns:
+            return None
+        place = max(places, key=places.count)
+        shard, key = self._name(epoch, step, place) or (None, None)
+        sample = "collating a batch" if key is None else f"sample {key!r} of shard {shard!r}"
+        batch = ", ".join(repr(key) for _, key in self._names(epoch, step))
+        msg = (
+            f"{sample} killed its worker {len(places)} times in epoch {epoch}, step {step}: the last {fate}; pass "
+            f"on_error='skip' to leave such samples out. The batch held {batch}"
+        )
+        return PoisonError(msg, shard=shard, key=key)
+
+    def _names(self, epoch: int, step: int) -> list[tuple[str, str]]:
+        """(shard, key) of the samples of a step."""
+        if self._namer is None:
+            self._namer = Maker(self._stream)
+        namer = self._namer
+        start_unit = self._first[1] if epoch == self._first[0] else 0
+        units = self._stream.plan(self._topology, start_unit).units_of_step(step)
+        return [namer.name(ref) for ref in namer.refs(epoch, units)]
+
+    def _name(self, epoch: int, step: int, place: int) -> tuple[str, str] | None:
+        names = self._names(epoch, step)
+        return names[place] if place < len(names) else None
+
+    def _where(self, epoch: int, step: int, place: int) -> str:
+        name = self._name(epoch, step, place)
+        return " while collating" if name is None else f" at sample {name[1]!r} of shard {name[0]!r}"
+
+
+def _sealed(announcement: Announcement) -> Sealed:
+    return Sealed(announcement.slot, announcement.offset, announcement.size_bytes, None)
+
+
+def _fate(exitcode: int | None) -> str:
+    """How a process ended, in words."""
+    if exitcode is None:
+        return "did not end"
+    if exitcode < 0:
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    return f"exited with status {exitcode}"
+
+
+def _kill_all(processes: dict[int, BaseProcess]) -> None:
+    for process in processes.values():
+        process.kill()
+    for process in processes.values():
+        process.join(_JOIN_S)
+    processes.clear()
