@@ -181,7 +181,7 @@ class Field:
         if not name or name.startswith("__") or not all(suffixes) or len(kinds) > 1:
             msg = (
                 f"field {name!r}: {spec!r} must name members of one kind, separated by ';', then ':path' "
-                "into JSON if wanted, as in 'jpg;png' or 'json:boxes'; names that begin with '__' are reserved"
+                "into JSON if wanted, as in 'jpg;png' or 'json:boxes'; names beginning with '__' are reserved"
             )
             raise RecipeError(msg)
         return cls(suffixes, kinds.pop(), tuple(path.split(".")) if path else ())

@@ -268,7 +268,7 @@ class ShardReader:
         while len(data) < length:
             more = os.pread(fd, length - len(data), offset + len(data))
             if not more:
-                how = f"it ends at {offset + len(data)}, in the middle of a sample"
+                how = f"its bytes from {offset + len(data)} on are gone"
                 raise ShardError(_replaced(self.index.urls[shard], how))
             data += more
         return data
@@ -289,7 +289,7 @@ class ShardReader:
                 )
                 msg = (
                     f"{self.index.urls[shard]}: {where} has the checksum {found:08x}, and had {recorded:08x} "
-                    "when it was indexed: the shard was damaged or changed; fetch it again, or index it again "
-                    "if this is meant"
+                    "when indexed: the shard was damaged or changed; fetch it again, or index it again if "
+                    "this is meant"
                 )
                 raise ShardError(msg)

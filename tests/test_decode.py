@@ -1,4 +1,4 @@
-"""Decoding: the pixels are Pillow's, cut or oversized files are refused, fields say which member they lack."""
+"""Decoding: the pixels are Pillow's, cut or oversized files are refused, fields name the member they lack."""
 
 import io
 import json
