@@ -368,3 +368,18 @@ def test_an_unknown_argument_suggests_the_nearest() -> None:
 def test_empty_compositions_do_nothing() -> None:
     for node in (A.Sequential([]), A.OneOf([]), A.SomeOf([], n=0), A.RandomOrder([], n=0), A.Compose([])):
         assert A.Compose([node])(image=IMAGE)["image"].sum() == 0
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.5, 1.0])
+def test_whether_a_small_box_is_dropped_depends_on_no_coin(flip: float) -> None:
+    compose = A.Compose(
+        [A.HorizontalFlip(p=flip), A.Resize(80, 80)],
+        bbox_params=A.BboxParams("pascal_voc", min_area=30),
+        seed=1,
+    )
+    image = np.zeros((40, 40, 3), np.uint8)
+    for number in range(10):
+        boxes = compose.at(number)(image=image, bboxes=[[10, 10, 15, 15], [0, 0, 30, 30]])["bboxes"]
+        assert len(boxes) == 1
+    enlarged = A.Compose([A.Resize(80, 80)], bbox_params=A.BboxParams("pascal_voc", min_area=30))
+    assert len(enlarged(image=image, bboxes=[[10, 10, 15, 15]])["bboxes"]) == 1

@@ -100,6 +100,7 @@ class Call:
 
     __slots__ = (
         "applied", "draws", "fused", "key", "kinds", "others", "processors", "rasters", "records", "stacks", "states",
+        "unsettled",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +116,7 @@ class Call:
         self.processors: dict[str, Processor] = {}
         self.states: dict[str, Any] = {}
         self.records: list[Record] | None = [] if record else None
+        self.unsettled = False  # whether annotations wait for `settle`
 
     def take(self, data: Mapping[str, Any]) -> None:
         """Sort the user's data by kind, checked; None and what no transform knows pass through."""
@@ -193,6 +195,17 @@ class Call:
             for name, processor in self.processors.items():
                 if self.kinds[name] in known:
                     self._apply_to_annotations(transform, name, processor, full)
+
+    def settle(self) -> None:
+        """Filter the annotations after the first transform, whether it moved them or not; later ones filter theirs.
+
+        So it is in albumentations, and so it depends on nobody's coin whether a box that is too small meets a
+        transform that would have enlarged it.
+        """
+        self.unsettled = False
+        for name, processor in self.processors.items():
+            if processor.check_each_transform:
+                self.others[name] = processor.filter(self.others[name], self.shape)
 
     def _apply_to_canvas(self, transform: BasicTransform, canvas: Canvas, params: Params) -> None:
         if self.fused and transform.fuse(canvas, params):

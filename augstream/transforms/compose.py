@@ -11,11 +11,13 @@ import numpy as np
 
 from ..errors import RecipeError
 from ..seeding import CallKey, Draws, Part, seed_key, subkey
+from .annotations import params_from
 from .base import BasicTransform, TransformMeta, current_draws
 from .bboxes import BboxParams, BboxProcessor
 from .call import ANNOTATION_KINDS, KINDS, Call, check_raster
 from .canvas import Image
 from .keypoints import KeypointParams, KeypointProcessor
+from .records import applied_records
 from .sequence import Sequence as CallSequence
 from .sequence import WorkerSeed
 from .targets import Processor
@@ -37,7 +39,7 @@ class BaseCompose(metaclass=TransformMeta):
     def __init__(self, transforms: Iterable[Node], p: float = 1.0) -> None:
         if isinstance(transforms, (BasicTransform, BaseCompose)):
             transforms = [transforms]
-        self.transforms: tuple[Node, ...] = tuple(transforms)
+        self._set_transforms(tuple(transforms))
         for position, transform in enumerate(self.transforms):
             if not callable(getattr(transform, "run", None)):
                 msg = (
@@ -49,7 +51,10 @@ class BaseCompose(metaclass=TransformMeta):
             msg = f"{type(self).__name__}: p is a probability from 0 to 1, got {p!r}"
             raise RecipeError(msg)
         self.p = float(p)
-        self._ordinals = [child_slot(b"", ordinal) for ordinal in range(len(self.transforms))]
+
+    def _set_transforms(self, transforms: tuple[Node, ...]) -> None:
+        self.transforms = transforms
+        self._ordinals = [child_slot(b"", ordinal) for ordinal in range(len(transforms))]
 
     def __repr__(self) -> str:
         inner = ", ".join(repr(transform) for transform in self.transforms)
@@ -73,6 +78,8 @@ class BaseCompose(metaclass=TransformMeta):
         if force or self.p >= 1.0 or self.is_open(call, slot):
             for ordinal, transform in zip(self._ordinals, self.transforms, strict=True):
                 transform.run(call, slot + ordinal)
+                if call.unsettled:
+                    call.settle()
 
     def is_open(self, call: Call, slot: bytes, *, force: bool = False) -> bool:
         """Whether the gate of the node at `slot` lets the call through."""
@@ -157,8 +164,8 @@ class Compose(BaseCompose):
         self.name = name
         self.additional_targets = dict(additional_targets or {})
         self._kinds = _kinds(self.additional_targets)
-        self.bbox_params = _params(BboxParams, bbox_params)
-        self.keypoint_params = _params(KeypointParams, keypoint_params)
+        self.bbox_params = params_from(BboxParams, bbox_params)
+        self.keypoint_params = params_from(KeypointParams, keypoint_params)
         self._processors = self._make_processors()
         self._sequence = CallSequence(seed, name=name, worker_seed=worker_seed)
         self._idle_draws: list[Draws] = []
@@ -278,6 +285,7 @@ class Compose(BaseCompose):
             if call.others.get(name) is not None:
                 call.states[name] = processor.prepare(call.others, call.shape)
                 call.processors[name] = processor
+                call.unsettled = True
 
     def _collect(self, call: Call, names: Iterable[str], out: Image | None = None) -> dict[str, Any]:
         """The finished targets and all that passed through, under the names and in the order that they came."""
@@ -293,8 +301,6 @@ class Compose(BaseCompose):
             else:
                 result[name] = call.others[name]
         if call.records is not None:
-            from .replay import applied_records  # replaying knows Compose
-
             result["applied_transforms"] = applied_records(call)
         return result
 
@@ -409,15 +415,6 @@ def _kinds(additional_targets: Mapping[str, str]) -> dict[str, str]:
             raise RecipeError(msg)
         kinds[name] = kind
     return kinds
-
-
-def _params(cls: Any, given: Any) -> Any:
-    if given is None or isinstance(given, cls):
-        return given
-    if isinstance(given, Mapping):
-        return cls(**given)
-    msg = f"expected {cls.__name__}(...) or a dict of its arguments, got {given!r}"
-    raise RecipeError(msg)
 
 
 def _with_mask_interpolation(node: Node, interpolation: int) -> Node:

@@ -15,49 +15,11 @@ from ..errors import RecipeError
 from .base import Params
 from .call import Call, Record
 from .compose import BaseCompose, Compose
-from .serialization import Builder, encode_arguments, registered_name
-from .values import decode, encode
+from .records import registered_name
+from .serialization import Builder
+from .values import decode
 
 RECORD_VERSION = 1
-
-
-def applied_records(call: Call) -> list[dict[str, Any]]:
-    """The transforms that `call` applied, as data."""
-    return [_encode_record(record, "applied_transforms") for record in call.records or ()]
-
-
-def _encode_record(record: Any, where: str) -> dict[str, Any]:
-    if not isinstance(record, Record):
-        encoded: dict[str, Any] = encode(record, where)  # whose error says what is wrong
-        return encoded
-    transform = record.transform
-    name = registered_name(type(transform))
-    params = {
-        param: encode(value, f"{type(transform).__name__}: the parameter {param!r}", other=_encode_nested)
-        for param, value in record.params.items()
-        if param != "shape"  # is always that of the image at hand
-    }
-    entry = {"slot": _slot_text(record.slot), "name": name or type(transform).__name__, "params": params}
-    if name is not None and name != "Lambda":
-        entry["arguments"] = _arguments(transform)
-    return entry
-
-
-def _encode_nested(value: Any, where: str) -> Any:
-    return {"$applied": _encode_record(value, where)}
-
-
-def _arguments(transform: Any) -> dict[str, Any]:
-    """The constructor arguments with which to make `transform` again, as it is in this pipeline."""
-    encoded = encode_arguments(transform, children=False)  # a composition's are recorded as applied
-    if "mask_interpolation" in encoded:  # which Compose(mask_interpolation=...) overrides
-        encoded["mask_interpolation"] = transform.mask_interpolation
-    return encoded
-
-
-def _slot_text(slot: bytes) -> str:
-    ordinals = [int.from_bytes(slot[start : start + 2], "little") for start in range(0, len(slot), 2)]
-    return ".".join(map(str, ordinals))
 
 
 def replay(

@@ -14,18 +14,16 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Literal, TextIO, TypeVar, overload
 
 from ..errors import RecipeError
-from .base import BasicTransform, DualTransform, ImageOnlyTransform
-from .bboxes import BboxParams
-from .compose import BaseCompose, Compose, Node
-from .keypoints import KeypointParams
-from .values import decode, encode
+from .base import BasicTransform
+from .compose import BaseCompose, Node
+from .records import encode_node, registered_name
+from .values import decode
 
 DataFormat = Literal["json", "yaml"]
 ClassT = TypeVar("ClassT", bound=type)
@@ -36,8 +34,15 @@ MAX_BYTES = 2**20
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
 
-_BASES = (BasicTransform, DualTransform, ImageOnlyTransform, BaseCompose)
-_OWN_PACKAGE = __name__.partition(".")[0]
+# What 2.0.8 writes of some transforms besides their arguments: attributes that its base classes' arguments name.
+_NO_ARGUMENTS = {
+    "PadIfNeeded": {"padding"},
+    "RGBShift": {"approximation", "noise_params", "noise_type", "spatial_mode"},
+    "SafeRotate": {
+        "balanced_scale", "fit_output", "keep_ratio", "rotate", "scale", "shear", "translate_percent",
+        "translate_px",
+    },
+}  # fmt: skip
 
 
 # Which classes may be constructed
@@ -71,14 +76,6 @@ def _register(cls: Any, name: str | None) -> Any:
         raise RecipeError(msg)
     setattr(cls, "registered_name", chosen)  # noqa: B010  # the mark by which it is found; no class declares it
     return cls
-
-
-def registered_name(cls: type) -> str | None:
-    """The name under which files may speak of `cls`, or None."""
-    if cls.__module__.partition(".")[0] == _OWN_PACKAGE:
-        return None if cls in _BASES or cls.__name__.startswith("_") else cls.__name__
-    name: str | None = cls.__dict__.get("registered_name")
-    return name
 
 
 def registered_classes() -> dict[str, type]:
@@ -116,44 +113,7 @@ def to_dict(transform: Node) -> dict[str, Any]:
     if not isinstance(transform, (BasicTransform, BaseCompose)):
         msg = f"to_dict takes a transform or a Compose, got {transform!r}"
         raise RecipeError(msg)
-    return {"format": FORMAT, "version": FORMAT_VERSION, "transform": _encode_node(transform, "transform")}
-
-
-def _encode_node(node: Any, where: str) -> Any:
-    if isinstance(node, (BboxParams, KeypointParams)):
-        return encode(asdict(node), where, plain=True)
-    if not isinstance(node, (BasicTransform, BaseCompose)):
-        return encode(node, where)  # whose error says what is wrong
-    name = registered_name(type(node))
-    if name is None:
-        msg = (
-            f"{type(node).__name__} is not registered, so that no file can name it; "
-            "decorate its class with @augstream.register"
-        )
-        raise RecipeError(msg)
-    if name == "Lambda":
-        if node.init_arguments["name"] is None:
-            msg = "a Lambda is saved by its name; give it one: Lambda(image=function, name='function')"
-            raise RecipeError(msg)
-        return {"$class": name, "name": node.init_arguments["name"]}
-    return {"$class": name, **encode_arguments(node)}
-
-
-def encode_arguments(node: Any, *, children: bool = True) -> dict[str, Any]:
-    """The constructor arguments of a transform or composition as data, with or without its `transforms`."""
-    is_own = (
-        type(node).__module__.partition(".")[0] == _OWN_PACKAGE
-    )  # ours take lists wherever they take tuples
-    arguments = dict(node.init_arguments)
-    if arguments.get("transforms") is not None:
-        arguments["transforms"] = list(node.transforms) if children else []
-    if isinstance(node, Compose) and "seed" in arguments:
-        arguments["seed"] = node.seed
-    name = type(node).__name__
-    return {
-        argument: encode(value, f"{name}({argument})", plain=is_own, other=_encode_node)
-        for argument, value in arguments.items()
-    }
+    return {"format": FORMAT, "version": FORMAT_VERSION, "transform": encode_node(transform, "transform")}
 
 
 def save(
@@ -264,19 +224,19 @@ def _from_albumentations(node: Any, where: str) -> Any:
         return [_from_albumentations(item, f"{where}[{position}]") for position, item in enumerate(node)]
     if not isinstance(node, Mapping):
         return node
-    full_name = node.get("__class_fullname__")
-    arguments = {
-        name: _from_albumentations(value, f"{where}.{name}")
-        for name, value in node.items()
-        if name not in {"__class_fullname__", "__name__"}
-    }
-    if full_name is None:
-        return arguments
-    name = str(full_name)
+    if "__class_fullname__" not in node:
+        return {name: _from_albumentations(value, f"{where}.{name}") for name, value in node.items()}
+    name = str(node["__class_fullname__"])
     if name.startswith("albumentations."):
         name = name.rpartition(".")[2]
     if "__name__" in node:
         return {"$class": name, "name": node["__name__"]}
+    left_out = {"__class_fullname__"} | _NO_ARGUMENTS.get(name, set())
+    arguments = {
+        argument: _from_albumentations(value, f"{where}.{argument}")
+        for argument, value in node.items()
+        if argument not in left_out
+    }
     return {"$class": name, **arguments}
 
 

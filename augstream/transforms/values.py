@@ -1,7 +1,8 @@
 """Arguments and drawn parameters as JSON, and exactly back.
 
 Numbers, strings, booleans, None, lists and dicts are themselves. What JSON lacks is written as a dict with
-one tag: ``{"$tuple": [...]}``, ``{"$array": [...], "dtype": "float32", "shape": [2, 2]}``, ``{"$bytes":
+one tag: ``{"$tuple": [...]}``, ``{"$array": [...], "dtype": "float32", "shape": [2, 2]}``,
+``{"$number": [...], "dtype": "float32", "shape": []}`` for numpy's own numbers, ``{"$bytes":
 "00ff"}``, ``{"$float": "inf"}``, ``{"$dict": [[key, value], ...]}``. Nothing else is written, and nothing
 else is read: decoding makes values of these types only, whatever the text says.
 """
@@ -74,7 +75,7 @@ def decode(value: Any, where: str, *, other: Decoder | None = None) -> Any:
         raise RecipeError(msg) from error
 
 
-_TAGS = frozenset({"$tuple", "$array", "$bytes", "$float", "$dict"})
+_TAGS = frozenset({"$tuple", "$array", "$number", "$bytes", "$float", "$dict"})
 
 
 def _encode_mapping(
@@ -93,12 +94,13 @@ def _encode_mapping(
 
 def _encode_array(value: Any) -> dict[str, Any]:
     array = np.asarray(value)
+    tag = "$array" if isinstance(value, np.ndarray) else "$number"
     described = {"dtype": str(array.dtype), "shape": list(array.shape)}
     exact = array.dtype.kind != "c" and array.dtype.itemsize <= 8
     if exact and (array.dtype.kind != "f" or bool(np.isfinite(array).all())):
-        return {"$array": array.ravel().tolist(), **described}
+        return {tag: array.ravel().tolist(), **described}
     little = array.astype(array.dtype.newbyteorder("<"))
-    return {"$array": little.tobytes().hex(), **described}
+    return {tag: little.tobytes().hex(), **described}
 
 
 def _decode_tagged(tag: str, value: Mapping[str, Any], where: str, other: Decoder | None) -> Any:
@@ -107,6 +109,8 @@ def _decode_tagged(tag: str, value: Mapping[str, Any], where: str, other: Decode
         return tuple(decode(item, where, other=other) for item in content)
     if tag == "$array":
         return _decode_array(content, value["dtype"], value["shape"])
+    if tag == "$number":
+        return _decode_array(content, value["dtype"], [])[()]
     if tag == "$bytes":
         return bytes.fromhex(content)
     if tag == "$float":
@@ -126,8 +130,7 @@ def _decode_array(content: Any, dtype: Any, shape: Any) -> Any:
         array = np.frombuffer(bytes.fromhex(content), found.newbyteorder("<")).astype(found)
     else:
         array = np.array(content, dtype=found)
-    array = array.reshape([int(length) for length in shape])
-    return array if array.ndim else array[()]
+    return array.reshape([int(length) for length in shape])
 
 
 def _short(value: Any) -> str:
