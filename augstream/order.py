@@ -40,6 +40,15 @@ def check_count(
     return int(value)
 
 
+def known_fields(recipe: type[Any], data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `data` if it has just the fields of the dataclass `recipe`; otherwise raise `RecipeError`."""
+    known = sorted(field.name for field in fields(recipe))
+    if sorted(map(str, data)) != known:
+        msg = f"a recipe has the fields {', '.join(known)}; got {', '.join(map(str, data)) or 'none'}"
+        raise RecipeError(msg)
+    return data
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """All that decides the order of an epoch, besides the index. It says nothing of ranks or processes.
@@ -49,7 +58,8 @@ class Recipe:
     unit: the samples that stay together whatever the batches are; it divides `batch_size`, and is
         `batch_size` where it is left out. A smaller unit allows another batch size, and thereby another world
         size for the same global batch, in the middle of an epoch.
-    lanes: runs that are read side by side. A multiple of the nodes keeps each node to its own shards.
+    lanes: runs that are read side by side. A multiple of the ranks (times the units of a batch) keeps each
+        rank to shards of its own; `augstream.layout` computes what any number does.
     shuffle: False gives the shards and samples in file order, every epoch.
     window: samples that are shuffled together. A sample moves a third of the window on average: 2,731 places
         for the default of 8,192, where webdataset's usual ``shuffle(1000)`` moves it about 740 from the mean
@@ -120,13 +130,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """The recipe of `to_dict`; `RecipeError` for a field that is unknown, missing or wrong."""
-        known = {field.name for field in fields(cls)}
-        if set(data) != known:
-            msg = (
-                f"a recipe has the fields {', '.join(sorted(known))}; got {', '.join(sorted(map(str, data)))}"
-            )
-            raise RecipeError(msg)
-        return cls(**data)
+        return cls(**known_fields(cls, data))
 
 
 class SampleRef(NamedTuple):

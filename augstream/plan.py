@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from .errors import RecipeError, TopologyError
 from .order import Recipe, Tail, check_count
 
+# The units of an epoch that never ends, as of a mixture for step-based training: a plan of it has steps for ages.
+UNENDING = 2**62
+
 
 @dataclass(frozen=True, slots=True)
 class Topology:

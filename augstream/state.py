@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import RecipeError, StateError, TransformChangedWarning
 from .index import ShardIndex
+from .mixing import MixtureOrder, MixtureRecipe
 from .order import Recipe, check_count
 
 VERSION = 1
@@ -145,7 +146,34 @@ def check(
         saved = Recipe.from_dict(state.recipe)
     except RecipeError as error:
         raise StateError(_broken(f"its recipe: {error}")) from error
-    then, now = saved.to_dict(), recipe.to_dict()
+    shards = f"{len(index)} shards, {index.total} samples"
+    _compare(state, saved.to_dict(), recipe.to_dict(), index.fingerprint, shards)
+    num_units = recipe.num_units(index.total)
+    if state.units > num_units:
+        raise StateError(_broken(f"units must be from 0 to the {num_units} of an epoch, got {state.units}"))
+    _compare_transforms(state, transform, stacklevel + 1)
+
+
+def check_mixture(
+    state: StreamState, order: MixtureOrder, *, index: str, transform: str | None = None, stacklevel: int = 2
+) -> None:
+    """`check` for a mixture, whose state holds a `MixtureRecipe`; `index` stands for all its sources.
+
+    `units` may be more than an epoch's, since an unending stream counts on in its first.
+    """
+    try:
+        saved = MixtureRecipe.from_dict(state.recipe)
+    except RecipeError as error:
+        raise StateError(_broken(f"its recipe: {error}")) from error
+    sources = f"{len(order.sources)} sources"
+    _compare(state, saved.to_dict(), order.recipe.to_dict(), index, sources)
+    _compare_transforms(state, transform, stacklevel + 1)
+
+
+def _compare(
+    state: StreamState, then: dict[str, Any], now: dict[str, Any], index: str, described: str
+) -> None:
+    """Raise `StateError` for every difference that makes another order."""
     if then["unit"] == now["unit"]:
         then.pop("batch_size")
     changed = [name for name in then if then[name] != now[name]]
@@ -153,17 +181,16 @@ def check(
     mends = [_MEND_UNIT] if "unit" in changed else []
     if not {"unit", "batch_size"}.issuperset(changed):
         mends.append(_MEND_RECIPE)
-    if state.index != index.fingerprint:
-        shards = f"{len(index)} shards, {index.total} samples"
-        differences.append(f"index: saved {state.index!r}, now {index.fingerprint!r} ({shards})")
+    if state.index != index:
+        differences.append(f"index: saved {state.index!r}, now {index!r} ({described})")
         mends.append(_MEND_INDEX)
     if differences:
         found = "; ".join(differences)
         msg = f"the state belongs to another run: {found}. To mend it: {'; '.join(mends)}"
         raise StateError(msg)
-    num_units = recipe.num_units(index.total)
-    if state.units > num_units:
-        raise StateError(_broken(f"units must be from 0 to the {num_units} of an epoch, got {state.units}"))
+
+
+def _compare_transforms(state: StreamState, transform: str | None, stacklevel: int) -> None:
     if transform is not None and state.transform is not None and transform != state.transform:
         msg = (
             f"the transforms changed: saved {state.transform!r}, now {transform!r}; the order of samples "
