@@ -238,7 +238,7 @@ class Fields:
             try:
                 limit = {"max_pixels": self.max_pixels} if field.kind in {"image", "mask"} else {}
                 value = _DECODERS[field.kind](raw[suffix], **limit)
-                sample[name] = _follow(value, field.path) if field.path else value
+                sample[name] = follow(value, field.path) if field.path else value
             except (SampleError, ValueError, RecursionError) as error:
                 msg = f"field {name!r}: member {suffix!r} of sample {key!r}: {error}"
                 raise SampleError(msg, shard=shard, key=key) from error
@@ -280,7 +280,8 @@ def _by_default(present: list[str]) -> list[tuple[str, str, Field]]:
 _DEFAULT_KINDS: Mapping[str, Kind] = {"cls": "int", "json": "json", "txt": "text"}
 
 
-def _follow(value: Any, path: tuple[str, ...]) -> Any:
+def follow(value: Any, path: tuple[str, ...]) -> Any:
+    """What lies at `path` in a JSON value; `SampleError` if nothing does."""
     for depth, step in enumerate(path):
         if isinstance(value, dict) and step in value:
             value = value[step]
