@@ -1,29 +1,24 @@
 """The index file: the sample tables of the shards of one directory, as data and nothing but data.
 
-Layout: a magic line; the tables, one after the other; a JSON header that says for each shard its name,
-size, mtime, number of samples, digest, and where its table lies; a footer with the header's place and its
-hash. Numbers are little endian, each column in the narrowest width that holds it; texts are UTF-8,
-undecodable bytes as they were.
+Layout: a magic line; the tables, one after the other; a row a shard (size, mtime, number of samples, digest, and
+where its table lies); the shards' names; a footer with the place and the hash of rows and names. Numbers are little
+endian, a table's columns in the narrowest width that holds them; texts are UTF-8, undecodable bytes as they were.
 
-Every part is hashed (BLAKE2b), so that a torn, mixed up or doctored file is noticed and never believed:
-reading raises `IndexFileError`, and the index is built again. Writing goes to a temporary file that is then
-renamed.
+Every part is hashed (BLAKE2b), so that a torn, mixed up or doctored file is noticed and never believed: reading
+raises `IndexFileError`, and the index is built again. Writing goes to a temporary file that is then renamed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import secrets
 import struct
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,28 +28,54 @@ from .index import SampleTable
 
 _MAGIC = b"augstream-index/1\n"
 _END = b"augstream-end/1\n"
-_FOOTER = struct.Struct("<QQ16s16s")  # header offset, header length, its hash, the end mark
+_FOOTER = struct.Struct("<QQQ16s16s")  # offset and number of rows, bytes of names, their hash, the end mark
 _COUNTS = struct.Struct("<QQQQQ")  # samples, members, suffixes, bytes of keys, bytes of suffixes
 _WIDTHS: dict[int, np.dtype[Any]] = {width: np.dtype(f"<u{width}") for width in (1, 2, 4, 8)}
 _HASH_BYTES = 16
-_HEX_HASH = re.compile("[0-9a-f]{32}")
-_MAX_HEADER_BYTES = 1 << 30
 _STALE_TEMP_S = 3600.0
 
+ROW = np.dtype(
+    [
+        ("size", "<i8"),
+        ("mtime_ns", "<i8"),
+        ("num_samples", "<i8"),
+        ("digest", "V16"),
+        ("checksums", "?"),
+        ("offset", "<i8"),
+        ("length", "<i8"),
+        ("table_hash", "V16"),
+    ]
+)
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+
+class Entry(NamedTuple):
     """What an index file says of one shard; its table lies at `offset`, `length` bytes long."""
 
-    name: str
     size: int
     mtime_ns: int
     num_samples: int
-    digest: str
+    digest: bytes
     checksums: bool
     offset: int
     length: int
-    table_hash: str
+    table_hash: bytes
+
+
+class Entries(Mapping[str, Entry]):
+    """What an index file says of its shards, by name."""
+
+    def __init__(self, names: Sequence[str] = (), rows: npt.NDArray[np.void] | None = None) -> None:
+        self._rows = np.zeros(0, ROW) if rows is None else rows
+        self._positions = {name: i for i, name in enumerate(names)}
+
+    def __getitem__(self, name: str) -> Entry:
+        return Entry(*self._rows[self._positions[name]].item())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._positions)
+
+    def __len__(self) -> int:
+        return len(self._positions)
 
 
 def _hash(data: bytes) -> bytes:
@@ -128,22 +149,13 @@ def _decode_table(data: memoryview) -> SampleTable:
     )
 
 
-def make_entry(name: str, size: int, mtime_ns: int, table: SampleTable, blob: bytes, *, offset: int) -> Entry:
+def make_entry(size: int, mtime_ns: int, table: SampleTable, blob: bytes, *, offset: int) -> Entry:
     """The entry of a shard whose encoded table, `blob`, lies at `offset`."""
-    return Entry(
-        name=name,
-        size=size,
-        mtime_ns=mtime_ns,
-        num_samples=len(table),
-        digest=table.digest.hex(),
-        checksums=table.checksums is not None,
-        offset=offset,
-        length=len(blob),
-        table_hash=_hash(blob).hex(),
-    )
+    checksums = table.checksums is not None
+    return Entry(size, mtime_ns, len(table), table.digest, checksums, offset, len(blob), _hash(blob))
 
 
-def read_entries(path: Path) -> dict[str, Entry]:
+def read_entries(path: Path) -> Entries:
     """What the index file at `path` says of each shard, by name; `IndexFileError` if it is broken.
 
     A missing or unreadable file is an `OSError`.
@@ -153,48 +165,44 @@ def read_entries(path: Path) -> dict[str, Entry]:
         if size < len(_MAGIC) + _FOOTER.size:
             raise IndexFileError(_broken(path, f"{size} bytes are too few"))
         file.seek(size - _FOOTER.size)
-        at, length, header_hash, end = _FOOTER.unpack(file.read(_FOOTER.size))
-        if end != _END or at + length + _FOOTER.size != size or length > _MAX_HEADER_BYTES:
+        at, count, name_bytes, header_hash, end = _FOOTER.unpack(file.read(_FOOTER.size))
+        row_bytes = count * ROW.itemsize
+        if end != _END or at + row_bytes + name_bytes + _FOOTER.size != size:
             raise IndexFileError(_broken(path, "it has no footer of ours"))
         file.seek(at)
-        header = file.read(length)
+        header = file.read(row_bytes + name_bytes)
     if _hash(header) != header_hash:
         raise IndexFileError(_broken(path, "its header was damaged"))
-    try:
-        rows = json.loads(header)["shards"]
-        entries = [Entry(**row) for row in rows]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise IndexFileError(_broken(path, f"its header does not parse: {error}")) from error
-    for entry in entries:
-        _check(entry, path, at)
-    return {entry.name: entry for entry in entries}
+    rows = np.frombuffer(header, ROW, count)
+    names = header[row_bytes:].decode("utf-8", "surrogateescape").split("\0") if count or name_bytes else []
+    if len(names) != count or len(set(names)) != count or not _possible(rows, at):
+        raise IndexFileError(_broken(path, "its header says impossible things"))
+    return Entries(names, rows)
 
 
-def _check(entry: Entry, path: Path, tables_end: int) -> None:
-    numbers = entry.size, entry.mtime_ns, entry.num_samples, entry.offset, entry.length
-    texts = entry.name, entry.digest, entry.table_hash
-    if not (
-        all(type(number) is int for number in numbers)
-        and all(type(text) is str for text in texts)
-        and entry.checksums in (True, False)
-        and min(entry.size, entry.num_samples, entry.offset, entry.length) >= 0
-        and entry.num_samples <= entry.length
-        and entry.offset + entry.length <= tables_end
-        and _HEX_HASH.fullmatch(entry.digest)
-        and _HEX_HASH.fullmatch(entry.table_hash)
-    ):
-        raise IndexFileError(_broken(path, f"its header says impossible things of {entry.name!r}"))
+def _possible(rows: npt.NDArray[np.void], tables_end: int) -> bool:
+    """Whether the tables that rows speak of lie in the file, and may hold that many samples."""
+    numbers = [rows[column] for column in ("size", "num_samples", "offset", "length")]
+    if not len(rows):
+        return True
+    inside = bool((rows["offset"] <= tables_end).all()) and bool(
+        (rows["length"] <= tables_end - rows["offset"]).all()
+    )
+    return (
+        inside
+        and min(int(column.min()) for column in numbers) >= 0
+        and bool((numbers[1] <= numbers[3]).all())
+    )
 
 
 def _broken(path: Path, why: str) -> str:
     return f"{path}: not an intact index file: {why}; delete it, or run augstream index again"
 
 
-def read_blob(file: BinaryIO | int, entry: Entry) -> bytes | None:
+def read_blob(file: BinaryIO, entry: Entry) -> bytes | None:
     """A table's bytes at the place that `entry` tells, or None if other bytes lie there now."""
-    fd = file if isinstance(file, int) else file.fileno()
-    data = os.pread(fd, entry.length, entry.offset)
-    return data if len(data) == entry.length and _hash(data).hex() == entry.table_hash else None
+    data = os.pread(file.fileno(), entry.length, entry.offset)
+    return data if len(data) == entry.length and _hash(data) == entry.table_hash else None
 
 
 class IndexWriter:
@@ -216,27 +224,25 @@ class IndexWriter:
     def add(self, name: str, size: int, mtime_ns: int, table: SampleTable) -> Entry:
         """Write one shard's table; return its entry."""
         blob = encode_table(table)
-        entry = make_entry(name, size, mtime_ns, table, blob, offset=self._file.tell())
+        self._entries[name] = make_entry(size, mtime_ns, table, blob, offset=self._file.tell())
         self._file.write(blob)
-        self._entries[name] = entry
-        return entry
+        return self._entries[name]
 
-    def keep(self, path: Path, entries: Iterable[Entry]) -> None:
+    def keep(self, path: Path, entries: Mapping[str, Entry]) -> None:
         """Copy tables from another index file; those that are not there any more are left out."""
         with contextlib.suppress(OSError), path.open("rb") as file:
-            for entry in entries:
-                blob = read_blob(file, entry)
-                if blob is not None and entry.name not in self._entries:
-                    moved = asdict(entry) | {"offset": self._file.tell()}
+            for name, entry in entries.items():
+                blob = None if name in self._entries else read_blob(file, entry)
+                if blob is not None:
+                    self._entries[name] = entry._replace(offset=self._file.tell())
                     self._file.write(blob)
-                    self._entries[entry.name] = Entry(**moved)
 
-    def commit(self) -> dict[str, Entry]:
+    def commit(self) -> Mapping[str, Entry]:
         """Finish the file and move it into its place, over an older one; return its entries by name."""
-        rows = [asdict(entry) for entry in self._entries.values()]
-        header = json.dumps({"version": 1, "shards": rows}, separators=(",", ":")).encode()
-        at = self._file.tell()
-        self._file.write(header + _FOOTER.pack(at, len(header), _hash(header), _END))
+        rows = np.array(list(self._entries.values()), ROW).tobytes()
+        names = "\0".join(self._entries).encode("utf-8", "surrogateescape")
+        footer = _FOOTER.pack(self._file.tell(), len(self._entries), len(names), _hash(rows + names), _END)
+        self._file.write(rows + names + footer)
         self._file.close()
         self._temp.replace(self.path)
         return self._entries

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from glob import glob, has_magic
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 from .errors import IndexFileError, RecipeError, ShardError
 from .index import SampleTable, ShardIndex
-from .indexfile import Entry, IndexWriter, encode_table, make_entry, read_entries
+from .indexfile import Entries, Entry, IndexWriter, encode_table, make_entry, read_entries
 from .shards import IndexedShards, TableStore, local_path, shard_name
 from .tarscan import scan_file
 
@@ -86,9 +86,8 @@ def _indexed(urls: Sequence[str], places: Sequence[Place]) -> IndexedShards:
         urls=tuple(urls),
         num_samples=np.array([entry.num_samples for entry in entries], dtype=np.int64),
         sizes_bytes=np.array([entry.size for entry in entries], dtype=np.int64),
-        digests=tuple([bytes.fromhex(entry.digest) for entry in entries]),
-        mtimes_ns=np.array([entry.mtime_ns for entry in entries], dtype=np.int64),
-        store=TableStore(places),
+        digests=tuple([entry.digest for entry in entries]),
+        store=TableStore.of(places),
     )
 
 
@@ -161,15 +160,15 @@ def _path(url: str) -> Path:
     return path
 
 
-def _entries(path: Path) -> dict[str, Entry]:
+def _entries(path: Path) -> Entries:
     """What an index file knows; nothing if it is missing or broken."""
     try:
         return read_entries(path)
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return Entries()
     except (OSError, IndexFileError) as error:
         _log.warning("%s; the shards are scanned again", error)
-        return {}
+        return Entries()
 
 
 class _Job:
@@ -226,7 +225,7 @@ class _Job:
         """
         places: dict[str, Place] = {}
         writer = _Writer(target)
-        written: dict[str, Entry] = {}
+        written: Mapping[str, Entry] = {}
         try:
             for url, recorded in missing.items():
                 checksums = self._checksums or any(entry.checksums for entry in recorded)
@@ -286,13 +285,13 @@ class _Writer:
             except OSError as error:
                 self._give_up(error)
         blob = encode_table(table)
-        return make_entry(name, size, mtime_ns, table, blob, offset=0), blob
+        return make_entry(size, mtime_ns, table, blob, offset=0), blob
 
-    def finish(self, others: dict[str, Entry]) -> dict[str, Entry]:
+    def finish(self, others: Mapping[str, Entry]) -> Mapping[str, Entry]:
         """Put the file into its place; return what it says of each shard."""
         if self._file is not None:
             try:
-                self._file.keep(self._target, others.values())
+                self._file.keep(self._target, others)
                 return self._file.commit()
             except OSError as error:
                 self._give_up(error)

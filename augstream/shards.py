@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -19,16 +19,22 @@ from urllib.parse import unquote, urlsplit
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
 from .errors import IndexFileError, RecipeError, ShardError
 from .index import Int64s, SampleTable, ShardIndex
-from .indexfile import Entry, decode_table, read_blob, read_entries
+from .indexfile import ROW, Entry, decode_table, read_blob, read_entries
 from .tarscan import open_shard, scan_file
 
 _log = logging.getLogger("augstream.shards")
 
 _MAX_CACHED_SAMPLES = 1 << 18  # about 40 MB of tables
 _MAX_GAP_BYTES = 1 << 20  # members of a sample that lie further apart are read one by one
+
+_NO_CHECKSUMS = (
+    "verify_checksums=True, but the shards were indexed without checksums; "
+    "run augstream index --checksums, or build_index(..., checksums=True)"
+)
 
 _V = TypeVar("_V")
 RawSample = dict[str, Any]
@@ -83,23 +89,54 @@ class _Recent(OrderedDict[int, _V]):
 class TableStore:
     """The sample tables of some shards, read from index files when first asked for; the recent ones stay.
 
-    places: for each shard its entry, and the index file that holds its table, or the table's bytes. If the
-    file has changed or gone, the table is looked for again, and as a last resort made again from the shard.
+    rows: what the index files say of each shard. files: those files; file_ids: which of them has the table, or -1
+    where its bytes are in `blobs`, by position. If a file has changed or gone, the table is looked for again, and as
+    a last resort made again from the shard.
     """
 
-    def __init__(self, places: Sequence[tuple[Entry, Path | bytes]] = ()) -> None:
-        self._places = list(places)
+    def __init__(
+        self,
+        rows: npt.NDArray[np.void],
+        file_ids: npt.NDArray[np.int32],
+        files: Sequence[Path],
+        blobs: Mapping[int, bytes],
+    ) -> None:
+        self._rows, self._file_ids, self._files, self._blobs = rows, file_ids, tuple(files), dict(blobs)
         self._recent: _Recent[SampleTable] = _Recent(_MAX_CACHED_SAMPLES)
 
+    @classmethod
+    def of(cls, places: Sequence[tuple[Entry, Path | bytes]]) -> TableStore:
+        """The store of shards of which the entry, and the index file or the encoded table are given."""
+        files = {
+            place: i for i, place in enumerate(dict.fromkeys([p for _, p in places if isinstance(p, Path)]))
+        }
+        return cls(
+            np.array([entry for entry, _ in places], ROW),
+            np.array([files[p] if isinstance(p, Path) else -1 for _, p in places], np.int32),
+            tuple(files),
+            {i: place for i, (_, place) in enumerate(places) if isinstance(place, bytes)},
+        )
+
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
-    def __reduce__(self) -> tuple[type[TableStore], tuple[list[tuple[Entry, Path | bytes]]]]:
-        return TableStore, (self._places,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TableStore, (self._rows, self._file_ids, self._files, self._blobs)
 
-    def subset(self, positions: Iterable[int]) -> TableStore:
+    def subset(self, positions: Sequence[int]) -> TableStore:
         """The store of the shards at some positions."""
-        return TableStore([self._places[i] for i in positions])
+        blobs = {i: self._blobs[at] for i, at in enumerate(positions) if at in self._blobs}
+        return TableStore(self._rows[positions], self._file_ids[positions], self._files, blobs)
+
+    @property
+    def mtimes_ns(self) -> Int64s:
+        """(shards,) when each shard was last written, as it was when it was scanned."""
+        return self._rows["mtime_ns"]
+
+    @property
+    def checksums(self) -> bool:
+        """Whether all tables have checksums."""
+        return bool(self._rows["checksums"].all())
 
     def table(self, shard: int, url: str) -> SampleTable:
         """The table of a shard, which lies at `url`; `ShardError` if it is no longer as it was indexed."""
@@ -110,32 +147,31 @@ class TableStore:
         return table
 
     def _load(self, shard: int, url: str) -> SampleTable:
-        entry, place = self._places[shard]
-        blob = place if isinstance(place, bytes) else _blob_in(place, entry)
-        if blob is None and isinstance(place, Path):
-            blob = self._find_again(shard, place)
+        entry = Entry(*self._rows[shard].item())
+        blob = self._blobs.get(shard)
+        path = self._files[self._file_ids[shard]] if blob is None else None
+        if path is not None:
+            blob = _blob_in(path, entry) or _blob_moved(path, shard_name(url), entry)
         if blob is not None:
             table = decode_table(blob)
             ends = table.offsets_bytes + table.sizes_bytes
             if len(table) == entry.num_samples and (len(ends) == 0 or ends.max() <= entry.size):
                 return table
-        _log.warning("%s: its table is no longer in %s, scanning the shard again", entry.name, place)
+        _log.warning("%s: its table is no longer in %s, scanning the shard again", url, path)
         table = scan_file(url, checksums=entry.checksums)[0]
-        if table.digest.hex() != entry.digest:
+        if table.digest != entry.digest:
             raise ShardError(_replaced(url, "its members are not those that were indexed"))
         return table
 
-    def _find_again(self, shard: int, path: Path) -> bytes | None:
-        """The table's bytes, if the index file was written anew meanwhile."""
-        old = self._places[shard][0]
-        try:
-            new = read_entries(path).get(old.name)
-        except (OSError, IndexFileError):
-            return None
-        if new is None or new.digest != old.digest or new.checksums < old.checksums:
-            return None
-        self._places[shard] = new, path
-        return _blob_in(path, new)
+
+def _blob_moved(path: Path, name: str, old: Entry) -> bytes | None:
+    """The bytes of a table, if the index file was written anew since `old` was read."""
+    try:
+        new = read_entries(path).get(name)
+    except (OSError, IndexFileError):
+        return None
+    same = new is not None and new.digest == old.digest and new.checksums >= old.checksums
+    return _blob_in(path, new) if same and new is not None else None
 
 
 def _blob_in(path: Path, entry: Entry) -> bytes | None:
@@ -154,17 +190,15 @@ def _replaced(url: str, how: str) -> str:
 class IndexedShards(ShardIndex):
     """A `ShardIndex` of real shards: it also tells where every member of every sample lies.
 
-    mtimes_ns: (shards,) int64, when each shard was last written, as it was when it was scanned.
-    store: where the tables are; they are read when first asked for. Pickles to about 300 bytes a shard.
+    store: where the tables are; they are read when first asked for. Pickles to about 100 bytes a shard.
     """
 
-    mtimes_ns: Int64s = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
-    store: TableStore = field(default_factory=TableStore, repr=False)
+    store: TableStore = field(default_factory=lambda: TableStore.of([]), repr=False)
 
     def __post_init__(self) -> None:
         ShardIndex.__post_init__(self)
-        if not len(self.mtimes_ns) == len(self.store) == len(self.names):
-            msg = f"{len(self.names)} shards need as many mtimes and tables; make the index with build_index"
+        if len(self.store) != len(self.names):
+            msg = f"{len(self.names)} shards need as many tables, got {len(self.store)}; use build_index"
             raise RecipeError(msg)
 
     def table(self, shard: int) -> SampleTable:
@@ -175,15 +209,13 @@ class IndexedShards(ShardIndex):
         """The index of the shards named, in the order named: another dataset, with another fingerprint."""
         plain = ShardIndex.subset(self, names)
         positions = {name: i for i, name in enumerate(self.names)}
-        chosen = [positions[name] for name in plain.names]
         return IndexedShards(
             names=plain.names,
             urls=plain.urls,
             num_samples=plain.num_samples,
             sizes_bytes=plain.sizes_bytes,
             digests=plain.digests,
-            mtimes_ns=self.mtimes_ns[chosen],
-            store=self.store.subset(chosen),
+            store=self.store.subset([positions[name] for name in plain.names]),
         )
 
 
@@ -211,6 +243,8 @@ class ShardReader:
         if max_open < 1:
             msg = f"max_open must be 1 or more, got {max_open}"
             raise RecipeError(msg)
+        if verify_checksums and not index.store.checksums:
+            raise RecipeError(_NO_CHECKSUMS)
         self.index = index
         self.verify_checksums = verify_checksums
         self._max_open = max_open
@@ -253,7 +287,7 @@ class ShardReader:
             raise ShardError(msg)
         fd, size, mtime_ns = open_shard(path)
         file = _OpenShard(fd)
-        was_size, was_mtime_ns = int(index.sizes_bytes[shard]), int(index.mtimes_ns[shard])
+        was_size, was_mtime_ns = int(index.sizes_bytes[shard]), int(index.store.mtimes_ns[shard])
         if size != was_size:
             raise ShardError(_replaced(index.urls[shard], f"it has {size} bytes, and had {was_size}"))
         if mtime_ns != was_mtime_ns:
@@ -275,11 +309,7 @@ class ShardReader:
 
     def _verify(self, shard: int, sample: int, table: SampleTable, raw: RawSample) -> None:
         if table.checksums is None:
-            msg = (
-                f"verify_checksums=True, but {self.index.names[shard]} was indexed without checksums; "
-                "run augstream index --checksums, or build_index(..., checksums=True)"
-            )
-            raise RecipeError(msg)
+            raise RecipeError(_NO_CHECKSUMS)
         first = int(table.first_member[sample])
         for i, (suffix, offset, size) in enumerate(table.members(sample), first):
             found, recorded = crc32(raw[suffix]), int(table.checksums[i])
