@@ -1,9 +1,6 @@
 """From a sample's bytes to its values: images to RGB arrays, label maps unchanged, numbers, texts, JSON.
 
-Images decode with OpenCV; what OpenCV can't do, or does otherwise than webdataset, decodes with Pillow.
-EXIF orientation is ignored, as webdataset and torchvision do. A file that is cut short is an error, never a
-picture with a grey end; a picture of too many pixels is refused by its header, before memory is taken for
-it.
+How images are decoded is told in `images`, and how they are decoded late and in part in `encoded`.
 
 Nothing here runs code from data: pickles (``.pyd``, ``.pkl``, ``.pth``) stay bytes, ``.npy`` is read
 without objects.
@@ -14,135 +11,24 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from .encoded import DecodeMode, EncodedImage, check_mode
 from .errors import RecipeError, SampleError
-from .headers import ImageHeader, is_complete, num_scans, read_header
-
-MAX_PIXELS = 89_478_485
-"""Largest image decoded unless asked for more: a quarter of a GiB as RGB; Pillow begins to warn here."""
-
-IMAGE_SUFFIXES = frozenset(
-    ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"]
-)
-_PILLOW_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
-_OPENCV_FORMATS = frozenset(["jpeg", "png", "webp"])
-_MAX_SCANS = 500  # of a progressive JPEG; an encoder makes ten
-_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+from .images import MAX_PIXELS, decode_image
 
 Kind = Literal["image", "mask", "int", "float", "text", "json", "npy", "bytes"]
 Array = npt.NDArray[Any]
 
-
-def decode_image(data: bytes, *, mode: Literal["rgb", "mask"] = "rgb", max_pixels: int = MAX_PIXELS) -> Array:
-    """Decode an image file to a new, writable, C-contiguous array.
-
-    mode ``"rgb"``: (height, width, 3) uint8 RGB of any input. Grey becomes three equal channels, a palette
-        is looked up, alpha is dropped, 16 bits become the upper 8, CMYK is converted: as Pillow's
-        ``convert("RGB")``, save that 16-bit grey is scaled and not clipped. mode ``"mask"``: the numbers as
-        stored: (height, width) for grey and palette images (palette indices, not colours), uint8 or uint16;
-        (height, width, 3 or 4) RGB or RGBA otherwise.
-
-    Raises `SampleError` for bytes that are no image, are cut short or damaged, and for more than
-    `max_pixels`. Not found without checksums: damage inside the data of a JPEG or WebP that still decodes
-    to something.
-    """
-    if mode not in {"rgb", "mask"}:
-        msg = f"mode must be 'rgb' or 'mask', got {mode!r}"
-        raise RecipeError(msg)
-    header = read_header(data)
-    if header is not None:
-        _check_size(header.height, header.width, max_pixels)
-        if not is_complete(data, header):
-            msg = f"the {header.format} file is truncated: it ends after {len(data)} bytes, without its end"
-            raise SampleError(msg)
-        if num_scans(data, header) > _MAX_SCANS:
-            msg = f"a progressive jpeg of more than {_MAX_SCANS} scans is refused"
-            raise SampleError(msg)
-    elif data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")):
-        msg = f"the image's header is broken or incomplete ({len(data)} bytes in all)"
-        raise SampleError(msg)
-    if mode == "mask":
-        return _decode_mask(data, header, max_pixels)
-    return _decode_rgb(data, header, max_pixels)
-
-
-def _check_size(height: int, width: int, max_pixels: int) -> None:
-    if height * width > max_pixels:
-        msg = (
-            f"the image claims {width} x {height} = {height * width} pixels, over the limit of {max_pixels}; "
-            "pass a larger max_pixels if it is meant"
-        )
-        raise SampleError(msg)
-
-
-def _decode_rgb(data: bytes, header: ImageHeader | None, max_pixels: int) -> Array:
-    if header is None or not _opencv_does(header):
-        return _with_pillow(data, max_pixels, "RGB")
-    if header.bits == 16:
-        return (_with_opencv(data, header, _RGB | cv2.IMREAD_ANYDEPTH) >> 8).astype(np.uint8)
-    return _with_opencv(data, header, _RGB)
-
-
-def _opencv_does(header: ImageHeader) -> bool:
-    """Whether OpenCV decodes it to the same pixels as Pillow: not CMYK, not the frames of an animation."""
-    cmyk = header.format == "jpeg" and header.channels not in {1, 3}
-    return header.format in _OPENCV_FORMATS and not cmyk and not header.animated
-
-
-def _with_opencv(data: bytes, header: ImageHeader, flags: int) -> Array:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
-    except cv2.error as error:
-        msg = f"the {header.format} image does not decode: {error.err}"
-        raise SampleError(msg) from None
-    if image is None:
-        msg = f"the {header.format} image is damaged and does not decode ({len(data)} bytes)"
-        raise SampleError(msg)
-    if image.shape[:2] != (header.height, header.width):
-        msg = f"the image decodes to {image.shape[:2]}, its header says {(header.height, header.width)}"
-        raise SampleError(msg)
-    return np.ascontiguousarray(image)
-
-
-def _with_pillow(data: bytes, max_pixels: int, mode: str | None) -> Array:
-    """Decode with Pillow, to `mode`, or unchanged."""
-    try:
-        with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
-            _check_size(image.height, image.width, max_pixels)
-            if mode == "RGB" and image.mode in {"I;16", "I;16B", "I;16L", "I"}:
-                grey = (np.asarray(image).astype(np.uint32) >> 8).clip(max=255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-            return np.array(image if mode is None or image.mode == mode else image.convert(mode))
-    except SampleError:
-        raise
-    except Exception as error:  # noqa: BLE001  (Pillow's decoders raise whatever their parsers raise)
-        msg = f"the image does not decode: {type(error).__name__}: {error}"
-        raise SampleError(msg) from None
-
-
-def _decode_mask(data: bytes, header: ImageHeader | None, max_pixels: int) -> Array:
-    plain = header is not None and not header.palette and header.channels != 2 and _opencv_does(header)
-    if header is None or not plain:
-        stored = _with_pillow(data, max_pixels, None)
-        return stored.astype(np.uint8) if stored.dtype == np.bool_ else stored
-    stored = _with_opencv(data, header, cv2.IMREAD_UNCHANGED)
-    channels = 1 if stored.ndim == 2 else stored.shape[2]
-    if channels != header.channels:  # a transparent colour was made into alpha
-        return _with_pillow(data, max_pixels, None)
-    if channels >= 3:
-        return cv2.cvtColor(stored, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGBA)
-    if header.bits < 8:  # the decoder has stretched 0 … 2**bits - 1 over 0 … 255
-        return stored // np.uint8(255 // (2**header.bits - 1))
-    return stored
+IMAGE_SUFFIXES = frozenset(
+    ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +87,8 @@ class Fields:
     spec: None decodes the first image member to ``image``, ``cls`` to an int, ``json`` to its value,
         ``txt`` to a str, and leaves other members bytes under their suffix. A mapping from names to texts
         (see `Field.parse`) or `Field` objects decodes just these.
-    max_pixels: larger images are refused.
+    max_pixels: larger images are refused. mode: how much of an image is decoded, where the pipeline takes
+        encoded images; see `encoded.DecodeMode`.
 
     >>> fields = Fields({"label": "cls", "boxes": "json:boxes"})
     >>> fields.decode({"__key__": "0", "cls": b"7", "json": b'{"boxes": [[0, 0, 1, 1]]}'}, shard="a.tar")
@@ -209,8 +96,13 @@ class Fields:
     """
 
     def __init__(
-        self, spec: Mapping[str, str | Field] | None = None, *, max_pixels: int = MAX_PIXELS
+        self,
+        spec: Mapping[str, str | Field] | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        mode: DecodeMode = "region",
     ) -> None:
+        check_mode(mode)
         if max_pixels < 1:
             msg = f"max_pixels must be 1 or more, got {max_pixels}"
             raise RecipeError(msg)
@@ -220,6 +112,7 @@ class Fields:
             )
             raise RecipeError(msg)
         self.max_pixels = max_pixels
+        self.mode: DecodeMode = mode
         self.spec: dict[str, Field] | None = None
         if spec is not None:
             self.spec = {
@@ -227,8 +120,12 @@ class Fields:
                 for name, field in spec.items()
             }
 
-    def decode(self, raw: Mapping[str, Any], *, shard: str | None = None) -> dict[str, Any]:
+    def decode(
+        self, raw: Mapping[str, Any], *, shard: str | None = None, encoded: Container[str] = ()
+    ) -> dict[str, Any]:
         """The values of one sample, with ``__key__`` and, if given, ``__shard__``.
+
+        encoded: fields whose images may stay `EncodedImage`, to be decoded by whoever needs their pixels.
 
         Raises `SampleError`, which names the field and the member, where one is missing or doesn't decode.
         """
@@ -236,8 +133,7 @@ class Fields:
         sample: dict[str, Any] = {}
         for name, suffix, field in self._assigned(raw, shard):
             try:
-                limit = {"max_pixels": self.max_pixels} if field.kind in {"image", "mask"} else {}
-                value = _DECODERS[field.kind](raw[suffix], **limit)
+                value = self._value(raw[suffix], field, encoded=name in encoded)
                 sample[name] = follow(value, field.path) if field.path else value
             except (SampleError, ValueError, RecursionError) as error:
                 msg = f"field {name!r}: member {suffix!r} of sample {key!r}: {error}"
@@ -246,6 +142,12 @@ class Fields:
         if shard is not None:
             sample["__shard__"] = shard
         return sample
+
+    def _value(self, data: bytes, field: Field, *, encoded: bool) -> Any:
+        if field.kind == "image" and encoded and self.mode != "full":
+            return EncodedImage.of(data, self.mode, self.max_pixels)
+        limit = {"max_pixels": self.max_pixels} if field.kind in {"image", "mask"} else {}
+        return _DECODERS[field.kind](data, **limit)
 
     def _assigned(self, raw: Mapping[str, Any], shard: str | None) -> list[tuple[str, str, Field]]:
         """(field name, suffix, how) of what is to be decoded."""

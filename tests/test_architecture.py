@@ -24,7 +24,7 @@ FLOORS: dict[str, int] = {
     # 1 order: pure functions of numbers; no files, no processes
     "index": 1, "order": 1, "plan": 1, "state": 1, "layout": 1, "mixing": 1,
     # 2 bytes: files, tars, encoded images
-    "decode": 2, "digest": 2, "headers": 2, "indexfile": 2, "indexing": 2, "manifests": 2, "shards": 2,
+    "decode": 2, "digest": 2, "encoded": 2, "headers": 2, "images": 2, "indexfile": 2, "indexing": 2, "manifests": 2, "shards": 2,
     "regions": 2, "tarscan": 2, "tarwalk": 2,
     # 3 pixels, and whatever seeds them: and every file of transforms/
     "ambient": 3, "augment": 3, "collate": 3, "epochs": 3, "foreign": 3,
