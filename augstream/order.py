@@ -60,7 +60,8 @@ class Recipe:
         size for the same global batch, in the middle of an epoch.
     lanes: runs that are read side by side. A multiple of the ranks (times the units of a batch) keeps each
         rank to shards of its own; `augstream.layout` computes what any number does.
-    shuffle: False gives the shards and samples in file order, every epoch.
+    shuffle: False gives the shards and samples in file order, every epoch; that is the order in which they
+        are delivered, too, with ``lanes=1``, while more lanes read so many parts of the files side by side.
     window: samples that are shuffled together. A sample moves a third of the window on average: 2,731 places
         for the default of 8,192, where webdataset's usual ``shuffle(1000)`` moves it about 740 from the mean
         delay; and where ``shardshuffle=100`` mixes shards within 100, here all shards are permuted. It costs
