@@ -13,7 +13,7 @@ import pickle
 import select
 import socket
 from multiprocessing.util import register_after_fork
-from typing import Any, Self
+from typing import Any
 
 from .errors import WorkerError
 
@@ -89,10 +89,7 @@ class Channel:
         """Close this end."""
         self._socket.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __del__(self) -> None:
         self.close()
 
 

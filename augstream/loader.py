@@ -241,8 +241,10 @@ class StreamLoader:
         while True:
             if self._source is None:
                 self._source, self._begun = self._make_source(), False
-            if not self._begun:
-                self._source.begin(*self._place(), self._skips)
+            if not self._begun:  # a new life, whose steps count from here
+                epoch, units = self._place()
+                self._go(epoch, units)
+                self._source.begin(epoch, units, self._skips)
                 self._begun = True
             source = self._source
             self._begun = False  # so it is if taking fails, however it fails
@@ -269,7 +271,6 @@ class StreamLoader:
             "sample %r of shard %r killed its worker each time; it is skipped from now on", key, shard
         )
         self._skips = (*self._skips, (shard, key))
-        self._go(*self._place())
 
     def _make_source(self) -> Source:
         if self._context is None:
