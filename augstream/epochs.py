@@ -126,6 +126,10 @@ class EpochBoard:
         self._words[_FIRST_CELL + cell] = (epoch + 1) << (_POOL_BITS + _START_BITS + _PASS_BITS) | mark
         return epoch, units
 
+    def holds(self, worker: WorkerPlace) -> bool:
+        """Whether the epoch that `worker` began last still stands: `set_epoch` takes it back."""
+        return bool(self._words[_FIRST_CELL + 1 + worker.id])
+
     def epoch_of_worker(self, worker: WorkerPlace) -> int:
         """The epoch of the pass that `worker` begins now."""
         return self.begin_pass(worker)[0]

@@ -106,7 +106,9 @@ class Sequence:
     def _enter(self, pid: int, worker: Any) -> None:
         """Find the sequence's start in the process that this now is, unless it was found before."""
         torch_seed = None if worker is None else sys.modules["torch"].initial_seed()
-        if (pid, torch_seed) == (self._pid, self._torch_seed):
+        is_known = (pid, torch_seed) == (self._pid, self._torch_seed)
+        by_epoch = self.worker_seed == "stable" and self.seed is not None
+        if is_known and (worker is None or not by_epoch or self.board.holds(worker)):
             return
         if worker is not None or self._pid is not None:
             self._count = 0
