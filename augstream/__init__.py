@@ -19,7 +19,8 @@ _ROOMS = {
     "dataset": ("StreamDataset",),
     "loader": ("StreamLoader",),
     "transforms.base": ("BasicTransform", "DualTransform", "ImageOnlyTransform", "NoOp"),
-    "transforms.compose": ("BaseCompose", "Compose"),
+    "transforms.compose": ("Compose",),
+    "transforms.node": ("BaseCompose",),
     "transforms.composition": (
         "Lambda", "OneOf", "OneOrOther", "RandomOrder", "ReplayCompose", "SelectiveChannelTransform", "Sequential",
         "SomeOf",

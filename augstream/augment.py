@@ -20,7 +20,8 @@ from .errors import SampleError
 from .foreign import adapt
 from .seeding import Address
 from .transforms.base import BasicTransform
-from .transforms.compose import BaseCompose, Compose
+from .transforms.compose import Compose
+from .transforms.node import BaseCompose
 
 Array = npt.NDArray[Any]
 Sample = dict[str, Any]

@@ -16,11 +16,12 @@ from typing import Any, cast
 import numpy as np
 
 from ..errors import RecipeError
-from ..seeding import Draws
+from ..seeding import CallKey, Draws
 from .base import Array, DualTransform, Params
 from .call import Call, Record, View
 from .canvas import Canvas
-from .compose import BaseCompose, Compose, Node, child_slot
+from .compose import Compose
+from .node import BaseCompose, Node, child_slot
 from .replay import RECORD_VERSION, replay
 
 Function = Callable[..., Any]
@@ -279,7 +280,7 @@ class ReplayCompose(Compose):
         self.save_key = save_key
         self._keeps_applied = save_applied_params
 
-    def _call(self, key: bytes, data: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
+    def _call(self, key: CallKey, data: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
         result = super()._call(key, data, force=force)
         applied = result["applied_transforms"] if self._keeps_applied else result.pop("applied_transforms")
         result[self.save_key] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .base import BasicTransform
 
 if TYPE_CHECKING:
-    from .compose import BaseCompose
+    from .node import BaseCompose
 
 _HOW = {
     "view": "a view: no pixel is touched",

@@ -14,7 +14,8 @@ from typing import Any
 from ..errors import RecipeError
 from .base import Params
 from .call import Call, Record
-from .compose import BaseCompose, Compose
+from .compose import Compose
+from .node import BaseCompose
 from .records import registered_name
 from .serialization import Builder
 from .values import decode

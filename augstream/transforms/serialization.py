@@ -21,7 +21,7 @@ from typing import Any, Literal, TextIO, TypeVar, overload
 
 from ..errors import RecipeError
 from .base import BasicTransform
-from .compose import BaseCompose, Node
+from .node import BaseCompose, Node
 from .records import encode_node, registered_name
 from .values import decode
 

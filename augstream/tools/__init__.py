@@ -1,0 +1,1 @@
+"""Tools around a stream: looking at it, explaining it, proving it."""

@@ -1,0 +1,146 @@
+"""One augmented sample, explained: the sample before, after, and after each transform, with what was drawn.
+
+Since draws have addresses, the pipeline's first n transforms alone do what they do in the whole: the picture after
+each transform is computed by running just those.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..augment import Sample
+from ..dataset import StreamDataset
+from ..errors import RecipeError
+from ..order import SampleRef
+from ..seeding import Address, Draws
+from ..shards import ShardReader
+from ..transforms.compose import Compose, ComposeStage
+from ..transforms.node import child_slot
+from ..transforms.records import applied_records
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one transform of the pipeline's top level did to a sample.
+
+    gate: the number that was drawn to be compared with `p`; applied: the records of what ran, itself or below it;
+    sample: the sample after it.
+    """
+
+    slot: str
+    name: str
+    p: float
+    gate: float
+    applied: tuple[dict[str, Any], ...]
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A sample before, after, and on the way, with the text of its address.
+
+    `steps` is empty where the transform is not a `Compose`, into which nobody can look.
+    """
+
+    address: str
+    before: Sample
+    steps: tuple[Step, ...]
+    after: Sample
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the pixels, as JSON-able data."""
+        return {
+            "address": self.address,
+            "steps": [
+                {
+                    "slot": step.slot,
+                    "name": step.name,
+                    "p": step.p,
+                    "gate": step.gate,
+                    "applied": list(step.applied),
+                }
+                for step in self.steps
+            ],
+        }
+
+
+def explain(dataset: StreamDataset, *, epoch: int, shard: str, key: str) -> Explanation:
+    """Explain the sample `key` of the shard named `shard` in `epoch`; nothing else is read.
+
+    Raises what computing the sample raises; a step that fails raises at that step.
+    """
+    stream = dataset.stream
+    position = stream.index.position(shard)
+    number = stream.index.table(position).find(key)
+    ref = SampleRef(position, number, stream.order(epoch).lane_of_shard(position))
+    address = stream.address(epoch, ref, key)
+    before = stream.fields.decode(ShardReader(stream.index).read(position, number), shard=shard)
+    steps: tuple[Step, ...] = ()
+    if isinstance(stream.stage, ComposeStage):
+        steps = tuple(_steps(stream.stage, before, address.key()))
+        after = steps[-1].sample if steps else before
+    else:
+        after = stream.sample(epoch, shard, key)
+    return Explanation(str(address), before, steps, after)
+
+
+def explain_address(dataset: StreamDataset, address: Address) -> Explanation:
+    """Explain the sample at `address`; `RecipeError` where that is not one sample of this stream."""
+    seed = dataset.recipe.seed
+    if address.seed != seed:
+        msg = f"the address is of a stream with seed {address.seed}, and this stream has seed {seed}"
+        raise RecipeError(msg)
+    if address.shard is None or address.sample is None:
+        msg = f"the address {str(address)!r} names no single sample: it needs shard=...;sample=..."
+        raise RecipeError(msg)
+    if address.epoch is None and "epoch" in dataset.stream.scope:
+        msg = f"the address {str(address)!r} names no epoch, on which this stream's draws depend: it needs epoch=..."
+        raise RecipeError(msg)
+    return explain(dataset, epoch=address.epoch or 0, shard=address.shard, key=address.sample)
+
+
+def _steps(stage: ComposeStage, before: Sample, key: bytes) -> list[Step]:
+    compose = stage.compose
+    stage_key = stage.key(key)
+    draws = Draws()
+    steps = []
+    applied_before = 0
+    for ordinal, node in enumerate(compose.transforms):
+        first = _first(compose, ordinal + 1)
+        call = first._execute(stage_key, dict(before), record=True)
+        sample = first._collect(call, before)
+        records = applied_records(call)
+        sample.pop("applied_transforms", None)
+        slot = child_slot(b"", ordinal)
+        draws.move(stage_key, slot)
+        steps.append(
+            Step(
+                str(ordinal), type(node).__name__, node.p, draws.gate, tuple(records[applied_before:]), sample
+            )
+        )
+        applied_before = len(records)
+    return steps
+
+
+def _first(compose: Compose, num_transforms: int) -> Compose:
+    """The pipeline of the first transforms of `compose`, at the same addresses."""
+    shorter = copy.copy(compose)
+    shorter._set_transforms(compose.transforms[:num_transforms])
+    return shorter
+
+
+def drawn_numbers(explanation: Explanation) -> Mapping[str, float]:
+    """Every number that was drawn, by slot, transform and parameter: what statistics are made of."""
+    numbers: dict[str, float] = {}
+    for step in explanation.steps:
+        for record in step.applied:
+            for name, value in record["params"].items():
+                values = value if isinstance(value, (list, tuple)) else [value]
+                for place, item in enumerate(values):
+                    if isinstance(item, (int, float)) and not isinstance(item, bool):
+                        place_text = f"[{place}]" if values is value else ""
+                        numbers[f"{record['slot']} {record['name']}.{name}{place_text}"] = float(item)
+    return numbers

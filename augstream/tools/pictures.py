@@ -1,0 +1,116 @@
+"""Pictures of samples: any image, mask, box or keypoint of a sample as uint8 RGB to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+
+_COLOURS = ((255, 80, 80), (80, 200, 120), (90, 140, 255), (255, 200, 60), (220, 110, 240), (80, 220, 220))
+_MARGIN = 2
+
+
+def picture_of(image: Any) -> Picture:
+    """An image of whatever layout and dtype as uint8 RGB.
+
+    (C, H, W) with 1 or 3 channels is taken for planar where the last axis is neither. Floats outside of [0, 1], as
+    after
+    normalisation, are stretched from their minimum to their maximum: the picture then shows structure, not colours.
+    """
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[0] in {1, 3} and array.shape[2] not in {1, 3}:
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.dtype != np.uint8:
+        array = _stretched(array.astype(np.float64))
+    if array.shape[2] not in {1, 3}:
+        array = array[:, :, :1]
+    return np.broadcast_to(array, (*array.shape[:2], 3)).copy()
+
+
+def _stretched(array: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
+    if low < 0 or high > 1:
+        array = (array - low) / max(high - low, 1e-12)
+    return np.rint(array * 255).astype(np.uint8)
+
+
+def annotated(
+    sample: Mapping[str, Any], bbox_format: str | None = None, keypoint_format: str | None = None
+) -> Picture:
+    """The sample's image with its mask, boxes and keypoints drawn on it, boxes and keypoints in the format given."""
+    picture = picture_of(sample["image"])
+    mask = sample.get("mask")
+    if mask is not None and np.asarray(mask).shape[:2] == picture.shape[:2]:
+        picture = _with_mask(picture, np.asarray(mask))
+    if bbox_format is not None:
+        for number, box in enumerate(sample.get("bboxes", ())):
+            _draw_box(picture, box, bbox_format, _COLOURS[number % len(_COLOURS)])
+    if keypoint_format is not None:
+        for number, point in enumerate(sample.get("keypoints", ())):
+            x, y = (point[1], point[0]) if keypoint_format == "yx" else (point[0], point[1])
+            cv2.circle(picture, (round(float(x)), round(float(y))), 3, _COLOURS[number % len(_COLOURS)], -1)
+    return picture
+
+
+def _with_mask(picture: Picture, mask: npt.NDArray[Any]) -> Picture:
+    labels = mask if mask.ndim == 2 else mask[:, :, 0]
+    palette = np.array([(0, 0, 0), *_COLOURS])
+    numbers = np.where(labels == 0, 0, labels.astype(np.int64) % len(_COLOURS) + 1)
+    tint = palette[numbers]
+    blended = np.where(numbers[:, :, None] == 0, picture, (picture.astype(np.int64) + tint) // 2)
+    return np.ascontiguousarray(blended.astype(np.uint8))
+
+
+def _draw_box(picture: Picture, box: Sequence[float], bbox_format: str, colour: tuple[int, int, int]) -> None:
+    height, width = picture.shape[:2]
+    a, b, c, d = (float(value) for value in box[:4])
+    if bbox_format in {"yolo", "albumentations"}:
+        a, b, c, d = a * width, b * height, c * width, d * height
+    if bbox_format == "coco":
+        c, d = a + c, b + d
+    elif bbox_format == "yolo":
+        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
+    cv2.rectangle(picture, (round(a), round(b)), (round(c) - 1, round(d) - 1), colour, 2)
+
+
+def thumbnail(picture: Picture, size: int) -> Picture:
+    """The picture scaled to fit, and centred, in a dark square of `size` pixels."""
+    height, width = picture.shape[:2]
+    scale = size / max(height, width)
+    new = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(picture, new, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    square = np.full((size, size, 3), 24, np.uint8)
+    y0, x0 = (size - new[1]) // 2, (size - new[0]) // 2
+    square[y0 : y0 + new[1], x0 : x0 + new[0]] = small
+    return square
+
+
+def labelled(picture: Picture, text: str) -> Picture:
+    """The picture with a line of small text below it."""
+    strip = np.full((18, picture.shape[1], 3), 24, np.uint8)
+    cv2.putText(strip, text, (3, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (230, 230, 230), 1, cv2.LINE_AA)
+    return np.vstack([picture, strip])
+
+
+def sheet(rows: Sequence[Sequence[Picture]]) -> Picture:
+    """A contact sheet: the pictures, all of one size, in rows."""
+    pad = ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0))
+    width = max((len(row) for row in rows), default=0)
+    lines = []
+    for row in rows:
+        blank = [np.zeros_like(row[0])] * (width - len(row))
+        lines.append(np.hstack([np.pad(picture, pad) for picture in [*row, *blank]]))
+    return np.vstack(lines).astype(np.uint8)
+
+
+def encoded(picture: Picture, extension: str = ".png", quality: int = 80) -> bytes:
+    """The picture as a PNG or JPEG file."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if extension == ".jpg" else []
+    return bytes(cv2.imencode(extension, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes())
