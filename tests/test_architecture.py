@@ -42,7 +42,7 @@ EAGER: dict[int, set[str]] = {
     2: {"numpy", "cv2", "PIL"},
     3: {"numpy", "cv2", "stringzilla"},  # the last is an extra, and does without
     4: {"numpy", "torch"},
-    5: {"numpy"},
+    5: {"numpy", "cv2"},
 }
 LAZY: dict[int, set[str]] = {
     0: set(),
