@@ -13,7 +13,10 @@ import albumentations as oracle
 import cv2
 import numpy as np
 import pytest
-from catalogue_geometry import CASES
+from albumentations.core.bbox_utils import BboxProcessor
+from albumentations.core.keypoints_utils import KeypointsProcessor
+from catalogue_geometry import CASES as ALL_CASES
+from catalogue_geometry import RGB_CASES
 
 import augstream as A
 from augstream.seeding import Draws
@@ -30,11 +33,49 @@ EXCEPTIONS: dict[str, str] = {
     "fill for more than four channels": (
         "2.0.8 passes the whole fill to each group of four channels; here each channel has its own"
     ),
+    "Affine, Rotate, …: boxes by rotate_method='ellipse'": (
+        "2.0.8 looks at 360 points of the ellipse; here the box around it is exact, larger by up to 4e-5 of its side"
+    ),
+    "Affine: shear={'x': …} alone": (
+        "2.0.8 then shears the other axis by 1 degree, the default of its scale; here by none"
+    ),
+    "Perspective, …Distortion, ElasticTransform: one fill for many channels": (
+        "2.0.8 fills the first channel with it, and the others with 0; here all of them"
+    ),
+    "ElasticTransform: displacements at the border": (
+        "2.0.8 smooths both fields as one image, so that they mix where they meet; here each by itself"
+    ),
+    "…Distortion, ElasticTransform: keypoints closer than two pixels": (
+        "2.0.8 draws them onto one mask, where the later one hides the earlier, which is lost; here each has its own"
+    ),
+    "…Distortion, ElasticTransform: keypoint_remapping_method='direct'": (
+        "2.0.8 inverts the maps by loops that leave holes and cut to whole pixels (seconds an image); here each "
+        "keypoint goes to the pixel that comes from nearest to it, and keeps its fraction"
+    ),
+    "GridDistortion: sides shorter than the square of num_steps": (
+        "2.0.8 takes what remains at the right and below from pixel 0; here the last step goes on"
+    ),
+    "CoarseDropout, Erasing: boxes that no hole touches": (
+        "2.0.8 cuts them to whole pixels, and drops those thinner than one; here they stay as they are"
+    ),
+    "CoarseDropout: one side in pixels, the other as a share": (
+        "2.0.8 takes both as pixels; here each is read by itself"
+    ),
+    "CoarseDropout, Erasing: fill='random' and 'random_uniform'": (
+        "the same distribution, but the numbers are addressed, and do not come from a 32-bit seed"
+    ),
+    "CoarseDropout, Erasing: inpainting (H, W) and (H, W, 1)": (
+        "2.0.8 fails, or loses the axis; here the image is inpainted"
+    ),
     "dtypes of boxes and keypoints": "2.0.8 computes some in float32; here the dtype given is kept",
 }
 """What differs from 2.0.8 on purpose: where, and the reason. The docs print this table."""
 
 WITHIN_ONE: set[str] = set()
+ONE_CHANNEL_FILLS = {"Perspective", "ElasticTransform", "GridDistortion", "OpticalDistortion"}
+RANDOM_FILLS = {"random", "random_uniform"}  # EXCEPTIONS
+CASES = [case for case in ALL_CASES + RGB_CASES if RANDOM_FILLS.isdisjoint(map(str, case[1].values()))]
+DROPOUTS = [case for case in CASES if case[0] in {"CoarseDropout", "Erasing", "RandomErasing"}]
 SHAPES = [(61, 47, 3), (48, 64), (53, 50, 1), (40, 45, 5)]
 SEEDS = range(4)
 IDS = [f"{number}-{name}" for number, (name, _) in enumerate(CASES)]
@@ -56,9 +97,22 @@ def theirs(name: str, arguments: dict[str, Any]) -> Any:
     arguments = dict(arguments)
     if name in {"RandomResizedCrop", "RandomSizedCrop"} and "size" not in arguments:
         arguments["size"] = (arguments.pop("height"), arguments.pop("width"))
+    if "max_holes" in arguments:
+        arguments = {
+            "num_holes_range": (4, 4),
+            "hole_height_range": (9, 9),
+            "hole_width_range": (8, 8),
+            "p": 1,
+        }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return getattr(oracle, name)(**arguments)
+        transform = getattr(oracle, name)(**arguments)
+    processors = {
+        "bboxes": BboxProcessor(oracle.BboxParams("albumentations")),
+        "keypoints": KeypointsProcessor(oracle.KeypointParams("xy")),
+    }
+    transform.set_processors(processors)
+    return transform
 
 
 def drawn(transform: BasicTransform, shape: tuple[int, ...], seed: int) -> dict[str, Any]:
@@ -71,12 +125,26 @@ def drawn(transform: BasicTransform, shape: tuple[int, ...], seed: int) -> dict[
 def as_arrays(params: dict[str, Any]) -> dict[str, Any]:
     """Our parameters as the oracle takes them."""
     arrays = {"matrix", "bbox_matrix", "matrix_bbox", "holes", "steps_x", "steps_y"}
-    return {name: np.array(value) if name in arrays else value for name, value in params.items()}
+    given = {name: np.array(value) if name in arrays else value for name, value in params.items()}
+    if "holes" in params:
+        given["holes"] = np.array(params["holes"], int).reshape(-1, 4)
+        given["seed"] = 0
+    if "matrix" in params:
+        given["matrix_bbox"] = given["matrix"]
+        names = ("x_min", "y_min", "x_max", "y_max")
+        given.update(zip(names, params.get("crop_coords", (-1, -1, -1, -1)), strict=True))
+    return given
 
 
-def fits(arguments: dict[str, Any], shape: tuple[int, ...]) -> bool:
-    fill = arguments.get("fill")
-    return not isinstance(fill, tuple) or len(fill) == (shape[2] if len(shape) == 3 else 1)
+def fits(name: str, arguments: dict[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether the oracle does what was meant with an image of `shape`."""
+    num_channels = shape[2] if len(shape) == 3 else 1
+    fill = arguments.get("fill", 0)
+    if isinstance(fill, str):
+        return len(shape) == 3 and num_channels == 3  # EXCEPTIONS
+    if isinstance(fill, tuple):
+        return len(fill) == num_channels
+    return fill == 0 or num_channels == 1 or name not in ONE_CHANNEL_FILLS  # EXCEPTIONS
 
 
 def some_image(shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -104,9 +172,11 @@ def pairs(name: str, arguments: dict[str, Any]):
     """(our transform, theirs, shape, parameters) for all shapes that fit, and several draws."""
     mine, other = getattr(A, name)(**arguments), theirs(name, arguments)
     for shape in SHAPES:
-        if fits(arguments, shape):
+        if fits(name, arguments, shape):
             for seed in SEEDS:
                 params = {**drawn(mine, shape, seed), "shape": shape}
+                if hasattr(mine, "maps"):
+                    params["map_x"], params["map_y"] = mine.maps(params, shape)
                 yield mine, other, shape, params
 
 
@@ -144,15 +214,42 @@ def test_masks(name, arguments, dtype):
         same_pixels(name, mine.apply_to_mask(mask, **params), other.apply_to_mask(mask, **as_arrays(params)))
 
 
+def boxes_between_pixels(num: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Boxes of two pixels and more, whose corners lie well between pixels."""
+    height, width = shape[:2]
+    corners = some_boxes(num)[:, :4] * [width - 5, height - 5, width - 5, height - 5]
+    corners = np.floor(corners + np.array([0, 0, 3, 3])) + 0.3
+    return np.column_stack([corners / [width, height, width, height], np.arange(num)])
+
+
+@pytest.mark.parametrize(("name", "arguments"), DROPOUTS)
+def test_boxes_behind_holes(name, arguments):
+    num_touched = 0
+    for mine, other, shape, params in pairs(name, arguments):
+        boxes = boxes_between_pixels(12, shape)
+        found = mine.apply_to_bboxes(boxes, **params)
+        expected = other.apply_to_bboxes(boxes.copy(), **as_arrays(params))
+        assert found[:, 4].tolist() == expected[:, 4].tolist()
+        untouched = (found == boxes[found[:, 4].astype(int)]).all(axis=1)
+        num_touched += np.count_nonzero(~untouched)
+        np.testing.assert_allclose(found[~untouched], expected[~untouched], atol=1e-9)
+        pixel = 1 / min(shape[:2])  # EXCEPTIONS: cut to whole pixels there, and as they were here
+        np.testing.assert_allclose(found[untouched], expected[untouched], atol=pixel)
+    assert num_touched
+
+
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
 def test_boxes(name, arguments):
+    if (name, arguments) in DROPOUTS:
+        return  # above
     for mine, other, _, params in pairs(name, arguments):
         boxes = some_boxes(12)
         before = boxes.copy()
         found = mine.apply_to_bboxes(boxes, **params)
         expected = other.apply_to_bboxes(boxes.copy(), **as_arrays(params))
         assert found.dtype == boxes.dtype
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        is_ellipse = arguments.get("rotate_method") == "ellipse"  # EXCEPTIONS
+        np.testing.assert_allclose(found, expected, atol=4e-5 if is_ellipse else 1e-5)
         np.testing.assert_array_equal(boxes, before)
 
 
@@ -170,7 +267,8 @@ def test_keypoints(name, arguments):
             difference = np.remainder(found[:, 3] - expected[:, 3] + np.pi, 2 * np.pi) - np.pi
             np.testing.assert_allclose(difference, 0, atol=1e-5)
             found[:, 3] = expected[:, 3]
-        np.testing.assert_allclose(found, expected, atol=2e-4)
+        is_direct = arguments.get("keypoint_remapping_method") == "direct"  # EXCEPTIONS
+        np.testing.assert_allclose(found, expected, atol=2 if is_direct else 2e-4)
         np.testing.assert_array_equal(keypoints, before)
 
 
