@@ -11,8 +11,10 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .augment import Sample, as_stage, fingerprint
-from .decode import MAX_PIXELS, Field, Fields
+from .decode import Field, Fields
+from .encoded import DecodeMode
 from .epochs import EpochBoard
+from .images import MAX_PIXELS
 from .indexing import Shards, build_index
 from .order import DEFAULT_WINDOW, Recipe, Tail
 from .plan import Topology
@@ -41,8 +43,10 @@ class StreamDataset(IterableDataset[Any]):
     collate_fn: makes the batch of a list of samples; see `collate`.
     rank, world_size: which share is ours, where neither torch.distributed nor torchrun says so.
     with_address: put ``__address__`` into every batch. max_pixels: refuse larger images. verify_checksums:
-    compare
-        every sample with the checksum in its index. cache_dir: where indexes are kept.
+        compare every sample with the checksum in its index. cache_dir: where indexes are kept.
+    decode: how much of an image a `Compose` decodes. "region": what its first crop needs, which gives the same
+        pixels as "full"; "scaled": that, and at 1/2, 1/4 or 1/8 where a resize follows and leaves fewer pixels,
+        which gives others.
 
     Each item is a batch: a dict of tensors and lists, with ``__key__`` and ``__shard__``. A pass over the
     dataset is an epoch, in the main process and in ``DataLoader(dataset, batch_size=None, num_workers=n)``,
@@ -74,6 +78,7 @@ class StreamDataset(IterableDataset[Any]):
         world_size: int | None = None,
         with_address: bool = False,
         max_pixels: int = MAX_PIXELS,
+        decode: DecodeMode = "region",
         verify_checksums: bool = False,
         cache_dir: str | None = None,
     ) -> None:
@@ -83,7 +88,7 @@ class StreamDataset(IterableDataset[Any]):
         self.stream = Stream(
             index=build_index(shards, cache_dir=cache_dir),
             recipe=recipe,
-            fields=Fields(fields, max_pixels=max_pixels),
+            fields=Fields(fields, max_pixels=max_pixels, mode=decode),
             stage=as_stage(transform),
             scope=scope,
             on_error=on_error,
@@ -111,7 +116,9 @@ class StreamDataset(IterableDataset[Any]):
     @property
     def fingerprint(self) -> str | None:
         """What a saved state knows of the transform, to notice that it changed."""
-        return fingerprint(self.transform)
+        found = fingerprint(self.transform)
+        scaled = self.stream.fields.mode == "scaled"  # other pixels, as from another transform
+        return f"{found} scaled" if scaled and found is not None else found
 
     def topology(self, num_workers: int = 0) -> Topology:
         """Which rank of how many we are."""

@@ -26,6 +26,8 @@ from .images import MAX_PIXELS, decode_image
 Kind = Literal["image", "mask", "int", "float", "text", "json", "npy", "bytes"]
 Array = npt.NDArray[Any]
 
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "Field", "Fields", "Kind", "decode_image", "follow"]
+
 IMAGE_SUFFIXES = frozenset(
     ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"]
 )

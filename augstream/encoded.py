@@ -27,10 +27,10 @@ DecodeMode = Literal["full", "region", "scaled"]
 
 _MIN_PIXELS = 40_000  # of an image, and
 _MAX_SHARE = 0.9  # of it: else decoding all is as fast as decoding a part
-_REDUCED = {
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
+_REDUCED = {  # these say how small; the colours are said beside them
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
 }
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -97,10 +97,9 @@ class EncodedImage:
         return whole if box is None else whole[y0:y1, x0:x1]
 
     def _decode_scaled(self, box: Box, factor: int) -> Array:
-        """The pixels of `box` at 1/factor, its edges moved outwards to whole pixels."""
+        """The pixels of `box` at 1/factor, its edges moved to the nearest whole pixels."""
         reduced = with_opencv(self._data, self._header, _REDUCED[factor] | _FLAGS, factor)
-        y0, x0 = box[0] // factor, box[1] // factor
-        y1, x1 = -(-box[2] // factor), -(-box[3] // factor)
+        y0, x0, y1, x1 = [(edge + factor // 2) // factor for edge in box]
         return reduced[y0:y1, x0:x1]
 
 

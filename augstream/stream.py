@@ -17,6 +17,7 @@ import numpy as np
 from .augment import Sample, Stage, image_of, in_context, run_stage
 from .collate import IMAGE, Batch, Empty, Rows, collate, odd_ones
 from .decode import Fields
+from .encoded import EncodedImage
 from .errors import AugstreamError, RecipeError, SampleError
 from .order import EpochOrder, Recipe, SampleRef
 from .plan import Plan, Topology
@@ -145,6 +146,7 @@ class Maker:
         self._epochs: dict[int, _Epoch] = {}
         self._guess: tuple[tuple[int, ...], np.dtype[Any]] | None = None
         self._times = Times()
+        self._encoded: frozenset[str] = getattr(stream.stage, "sources", frozenset())
 
     def _epoch(self, epoch: int) -> _Epoch:
         found = self._epochs.get(epoch)
@@ -185,19 +187,26 @@ class Maker:
         raw = self._reader.read(ref.shard, ref.sample)
         times.read += (read := perf_counter_ns()) - started
         key: str = raw["__key__"]
+        late: list[EncodedImage] = []
         what = "decode"
         try:
-            decoded = stream.fields.decode(raw, shard=stream.index.names[ref.shard])
+            shard = stream.index.names[ref.shard]
+            decoded = stream.fields.decode(raw, shard=shard, encoded=self._encoded)
+            late = [value for value in decoded.values() if isinstance(value, EncodedImage)]
             times.decode += (done := perf_counter_ns()) - read
             what = "augment"
             out = None if rows is None else rows.out()
             sample = run_stage(stream.stage, decoded, self._key(epoch, ref, key), out)
         except Exception as error:
+            if any(image.failed for image in late):
+                what = "decode"
             raise in_context(error, what, stream.address(epoch, ref, key)) from error
         sample["__key__"], sample["__shard__"] = key, stream.index.names[ref.shard]
         if stream.with_address:
             sample["__address__"] = str(stream.address(epoch, ref, key))
-        times.augment += perf_counter_ns() - done
+        spent = sum([image.spent_ns for image in late])
+        times.decode += spent
+        times.augment += perf_counter_ns() - done - spent
         return sample
 
     def make(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,7 +27,9 @@ def as_planes(array: np.ndarray) -> np.ndarray:
 def journeys(draw: st.DrawFn) -> tuple[np.ndarray, list[tuple[str, Any]], bool]:
     array = image(draw(st.sampled_from(SHAPES)), draw(st.sampled_from(DTYPES)))
     names = ["hflip", "vflip", "transpose", "rot90", "crop", "pixels", "table", "tables", "floats"]
-    steps = [(name, draw(st.integers(0, 2**32 - 1))) for name in draw(st.lists(st.sampled_from(names), max_size=9))]
+    steps = [
+        (name, draw(st.integers(0, 2**32 - 1))) for name in draw(st.lists(st.sampled_from(names), max_size=9))
+    ]
     return array, steps, draw(st.booleans())
 
 
@@ -64,7 +66,9 @@ def plain_step(array: np.ndarray, name: str, number: int, canvas: Canvas) -> np.
 
 
 @given(journeys())
-def test_pending_work_equals_the_work_done_step_by_step(journey: tuple[np.ndarray, list[tuple[str, Any]], bool]) -> None:
+def test_pending_work_equals_the_work_done_step_by_step(
+    journey: tuple[np.ndarray, list[tuple[str, Any]], bool],
+) -> None:
     array, steps, planar = journey
     before = array.copy()
     canvas, expected = Canvas(array), array
@@ -114,9 +118,9 @@ def test_a_source_is_asked_for_the_box_alone() -> None:
     class Encoded:
         shape = pixels.shape
         dtype = pixels.dtype
-        boxes: list[Any] = []
+        boxes: ClassVar[list[Any]] = []
 
-        def decode(self, box: Any) -> np.ndarray:
+        def decode(self, box: Any, at_least: Any = None) -> np.ndarray:
             self.boxes.append(box)
             y0, x0, y1, x1 = box
             return pixels[y0:y1, x0:x1].copy()

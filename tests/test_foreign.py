@@ -377,7 +377,7 @@ class Undecoded:
 
     shape, dtype = PLACES.shape, PLACES.dtype
 
-    def decode(self, box: Any) -> Any:
+    def decode(self, box: Any, at_least: Any = None) -> Any:
         assert box is None
         return PLACES
 

@@ -32,8 +32,12 @@ class Source(Protocol):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
-    def decode(self, box: Box | None) -> Image:
-        """The pixels of `box`, or of the whole image; (H, W, C) uint8, equal to that part of the full decode."""
+    def decode(self, box: Box | None, at_least: tuple[int, int] | None = None) -> Image:
+        """The pixels of `box`, or of the whole image; (H, W, C) uint8, equal to that part of the full decode.
+
+        `at_least` is the size that they will be resized to. A source made to may then give fewer pixels of the same
+        box, but no fewer than that.
+        """
         ...
 
 
@@ -152,9 +156,12 @@ class Canvas:
         self._source = None
         self._reset(array if array.flags.c_contiguous else np.ascontiguousarray(array))
 
-    def readable(self) -> Image:
-        """The pixels as an array that OpenCV reads without a copy: contiguous but for a crop of a larger image."""
-        array = self._cropped()
+    def readable(self, at_least: tuple[int, int] | None = None) -> Image:
+        """The pixels as an array that OpenCV reads without a copy: contiguous but for a crop of a larger image.
+
+        With `at_least`, the size that they will be resized to, a source that is made to may give fewer pixels.
+        """
+        array = self._cropped(at_least)
         if self._float_table is not None:
             array = _oriented(array, self._transposed, self._flip_y, self._flip_x)
             array = look_up(array, self._float_table)
@@ -212,12 +219,14 @@ class Canvas:
             _write_planes(array.reshape(height, width, num_channels), table, out)
         return out
 
-    def _cropped(self) -> Image:
+    def _cropped(self, at_least: tuple[int, int] | None = None) -> Image:
         if self._array is None:
             if self._source is None:
                 msg = "a canvas without array or source"
                 raise AssertionError(msg)
-            return self._source.decode(self._box)
+            if at_least is not None and self._transposed:
+                at_least = at_least[1], at_least[0]
+            return self._source.decode(self._box, at_least)
         if self._box is None:
             return self._array
         y0, x0, y1, x1 = self._box
