@@ -1,0 +1,117 @@
+"""Point operations as tables: the uint8 value that takes the place of each uint8 value.
+
+A point operation on uint8 is its table, so that neighbouring ones join into one look-up. Values are computed
+in float, clipped to 0…255 and truncated, as albumentations 2.0.8 does (100 + 1.989 is 101), not rounded. For
+float32 images, whose range is 0 to 1, the same operations work on the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[Any]
+Table = npt.NDArray[np.uint8]
+FloatTable = npt.NDArray[np.float32]
+
+LEVELS: npt.NDArray[np.float32] = np.arange(256, dtype=np.float32)
+LEVELS.setflags(write=False)
+_BYTES: Table = np.arange(256, dtype=np.uint8)
+_BYTES.setflags(write=False)
+
+
+def max_value(dtype: np.dtype[Any]) -> float:
+    """The brightest value of an image of `dtype`: 255 for uint8, 65535 for uint16, 1 for floats."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
+
+
+def channels_of(shape: tuple[int, ...]) -> int:
+    """The number of channels of an image of `shape`."""
+    return shape[2] if len(shape) == 3 else 1
+
+
+def is_grey(shape: tuple[int, ...]) -> bool:
+    """Whether an image of `shape` has one channel only."""
+    return len(shape) == 2 or shape[2] == 1
+
+
+# Tables
+
+
+def truncated(values: npt.NDArray[np.floating[Any]]) -> Table:
+    """`values`, clipped to 0…255 and truncated, as uint8."""
+    within: npt.NDArray[Any] = np.clip(values, 0, 255)
+    return within.astype(np.uint8)
+
+
+def affine_table(alpha: float, beta: float) -> Table:
+    """v -> alpha * v + beta."""
+    return truncated(LEVELS * np.float32(alpha) + np.float32(beta))
+
+
+def gamma_table(gamma: float) -> Table:
+    """v -> 255 * (v / 255) ** gamma."""
+    return truncated((np.arange(256) * (1.0 / 255)) ** gamma * 255)
+
+
+def inverted_table() -> Table:
+    """v -> 255 - v."""
+    return _BYTES[::-1].copy()
+
+
+def solarize_table(threshold: float) -> Table:
+    """v -> 255 - v from `threshold` (a share of 255) up, v below."""
+    return np.where(threshold * 255.0 <= _BYTES, 255 - _BYTES, _BYTES)
+
+
+def posterize_table(num_bits: int | Sequence[int]) -> Table:
+    """v with only its `num_bits` highest bits kept; (256,), or (256, C) for a number for each channel."""
+    masks = [256 - (1 << (8 - bits)) for bits in ([num_bits] if isinstance(num_bits, int) else num_bits)]
+    columns = np.array(masks, dtype=np.uint8)
+    return _BYTES & columns[0] if len(columns) == 1 else _BYTES[:, None] & columns
+
+
+def shift_table(shifts: Sequence[float]) -> Table:
+    """v -> v + shift, each shift truncated first; (256, C) with one column for each of the shifts."""
+    whole = np.trunc(np.array(shifts)).astype(np.float32)
+    return truncated(LEVELS[:, None] + whole)
+
+
+def normalize_table(offset: Image, divisor: Image) -> FloatTable:
+    """v -> (v - offset) / divisor, computed in float64; (256, C) float32 for constants of shape (C,)."""
+    return ((np.arange(256.0)[:, None] - offset) * (1.0 / divisor)).astype(np.float32)
+
+
+# The same on float32 images
+
+
+def clipped(image: Image) -> Image:
+    """`image`, a float array of our own, clipped to 0…1 in place."""
+    return np.clip(image, 0, 1, out=image)
+
+
+def affine(image: Image, alpha: float, beta: float) -> Image:
+    """alpha * v + beta of a float32 image, clipped to 0…1."""
+    out = image * np.float32(alpha)
+    out += np.float32(beta)
+    return clipped(out)
+
+
+def shifted(image: Image, shifts: Sequence[float]) -> Image:
+    """v + shift of a float32 image, one shift for each channel, clipped to 0…1."""
+    return clipped(image + np.array(shifts, dtype=np.float32))
+
+
+def as_bytes(image: Image) -> npt.NDArray[np.uint8]:
+    """A float image of 0…1 as uint8, rounded: how operations that exist on uint8 only see it."""
+    levels = image * np.float32(255)
+    np.rint(levels, out=levels)
+    return np.clip(levels, 0, 255, out=levels).astype(np.uint8)
+
+
+def as_floats(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """A uint8 image as float32 of 0…1."""
+    return image * np.float32(1 / 255)
