@@ -1,0 +1,94 @@
+"""Convolution: the kernels of the blurs, and how they are applied to any number of channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+_MEDIAN_CHANNELS = frozenset({1, 3, 4})
+
+
+def gaussian_kernel(sigma: float, size: int) -> Array:
+    """A Gaussian of standard deviation `sigma` at `size` whole steps, an odd number; size 0: out to 3.5 sigma.
+
+    A sigma of 0 is no blur at all.
+    """
+    size = size or int(sigma * 3.5) * 2 + 1
+    size += size % 2 == 0
+    if sigma == 0:
+        return np.eye(1, size, size // 2).ravel()
+    kernel: Array = np.exp(-0.5 * (np.arange(-(size // 2), size // 2 + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    return kernel
+
+
+def motion_kernel(
+    size: int, angle: float, direction: float, shift_x: float, shift_y: float
+) -> npt.NDArray[np.float32]:
+    """A line of `size` points at `angle` degrees through a square of side `size`, normalised to sum 1.
+
+    `direction` -1…1 shortens the line at one end; it is then moved by the shifts, given as shares of a quarter side.
+    """
+    half = size // 2
+    start = -half * (1 - direction) if direction > 0 else -half
+    end = half * (1 + direction) if direction < 0 else half
+    steps = np.linspace(float(start), float(end), size)
+    radians = math.radians(angle)
+    columns = half + math.cos(radians) * steps + shift_x * half / 2
+    rows = half + math.sin(radians) * steps + shift_y * half / 2
+    kernel: Array = np.zeros((size, size), np.float32)
+    kernel[_within(rows, size), _within(columns, size)] = 1
+    kernel /= kernel.sum()
+    return kernel
+
+
+def _within(positions: Array, size: int) -> npt.NDArray[np.int64]:
+    return np.clip(np.round(positions), 0, size - 1).astype(np.int64)
+
+
+def sharpening_kernel(alpha: float, lightness: float) -> npt.NDArray[np.float32]:
+    """The 3 x 3 kernel that blends the image with its sharpened self, by `alpha`."""
+    kernel = np.full((3, 3), -alpha, np.float32)
+    kernel[1, 1] = np.float32(1 - alpha) + np.float32(alpha) * np.float32(8 + lightness)
+    return kernel
+
+
+def convolved(image: Array, kernel: Array) -> Array:
+    """`image` convolved with a kernel (h, w), at the borders mirrored without the edge; float32 clipped to 0…1."""
+    return _finished(cv2.filter2D(image, -1, kernel), image)
+
+
+def convolved_both_ways(image: Array, kernel: Array) -> Array:
+    """`image` convolved with a kernel (n,) along rows and along columns."""
+    return _finished(cv2.sepFilter2D(image, -1, kernel, kernel), image)
+
+
+def box_blurred(image: Array, size: int) -> Array:
+    """The mean of each square of side `size`."""
+    return cv2.blur(image, (size, size)).reshape(image.shape)
+
+
+def median_blurred(image: Array, size: int) -> Array:
+    """The median of each square of side `size`, of a uint8 image."""
+    return _by_channels(image, lambda part: cv2.medianBlur(part, size), _MEDIAN_CHANNELS)
+
+
+def _finished(result: Array, image: Array) -> Array:
+    if result.dtype != np.uint8:
+        np.clip(result, 0, 1, out=result)
+    return result.reshape(image.shape)
+
+
+def _by_channels(image: Array, work: Callable[[Array], Array], known: frozenset[int]) -> Array:
+    """`work` on the whole image, or channel by channel if OpenCV does not take that many."""
+    num_channels = image.shape[2] if image.ndim == 3 else 1
+    if num_channels in known:
+        return work(image).reshape(image.shape)
+    return np.stack([work(np.ascontiguousarray(image[:, :, c])) for c in range(num_channels)], axis=2)
