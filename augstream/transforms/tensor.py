@@ -1,0 +1,47 @@
+"""`ToTensorV2`: from arrays (H, W, C) to torch tensors (C, H, W)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .base import BasicTransform, Params
+
+if TYPE_CHECKING:
+    from ..seeding import Draws
+    from .call import Call, View
+    from .canvas import Canvas
+
+
+class ToTensorV2(BasicTransform):
+    """Give images as torch tensors (C, H, W), and masks as tensors (H, W[, C]).
+
+    `transpose_mask` makes masks (C, H, W), too. It stands last: nothing may follow. Pixels are written in that layout
+    once, together with what waits to be done to them, and torch is imported by who calls the `Compose`, not here.
+    """
+
+    kinds = frozenset({"image", "images", "mask", "masks"})
+    plan_kind = "planes"
+
+    def __init__(self, transpose_mask: bool = False, p: float = 1.0) -> None:
+        super().__init__(p)
+        self.transpose_mask = transpose_mask
+
+    def draw(self, rng: Draws, view: View) -> Params:
+        """Nothing to draw."""
+        return {}
+
+    def fuse(self, canvas: Canvas, params: Params) -> bool:
+        """Decide the layout in which the canvas is finished."""
+        if canvas.is_mask and not (self.transpose_mask and len(canvas.shape) == 3):
+            canvas.layout = "as is"
+        else:
+            canvas.layout = "chw"
+        return True
+
+    def apply_params(self, call: Call, params: Params) -> None:
+        """Decide the layout of every image and mask; the pixels are the same whether operations are joined or not."""
+        for canvas in call.rasters.values():
+            self.fuse(canvas, params)
+        for stack in call.stacks.values():
+            for canvas in stack.canvases:
+                self.fuse(canvas, params)
