@@ -25,7 +25,7 @@ def dataset(tmp_path: Path) -> Any:
             A.RandomResizedCrop(size=(24, 32)),
             A.HorizontalFlip(p=0.5),
             A.RandomBrightnessContrast(p=0.7),
-            A.OneOf([A.VerticalFlip(p=1), A.Transpose(p=1)], p=0.5),
+            A.OneOf([A.VerticalFlip(p=1), A.ChannelShuffle(p=1)], p=0.5),
             A.Normalize(),
             A.ToTensorV2(),
         ]
@@ -133,6 +133,11 @@ def test_boxes_are_drawn_where_they_are_whatever_the_format() -> None:
 
 
 def test_thumbnails_and_sheets_become_files() -> None:
-    picture = sheet([[thumbnail(np.full((4, 8, 3), 200, np.uint8), 16)] * 2, [thumbnail(np.zeros((8, 4, 3), np.uint8), 16)]])
+    picture = sheet(
+        [
+            [thumbnail(np.full((4, 8, 3), 200, np.uint8), 16)] * 2,
+            [thumbnail(np.zeros((8, 4, 3), np.uint8), 16)],
+        ]
+    )
     back = cv2.imdecode(np.frombuffer(encoded(picture), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert np.array_equal(back, picture)

@@ -24,7 +24,7 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.processes
 def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    make_shards(tmp_path / "shards", num_shards=4, samples_per_shard=20, name="train-{:06d}.tar")
+    make_shards(tmp_path / "shards", num_samples=80, num_shards=4)
     names: dict[str, object] = {}
     blocks = python_blocks()
     assert len(blocks) >= 4

@@ -99,8 +99,8 @@ def page(dataset: StreamDataset, places: Sequence[Place], title: str = "augstrea
         "histograms": _histograms(numbers, measures),
     }
     template = files("augstream.tools").joinpath("preview.html").read_text(encoding="utf-8")
-    # "</" would end the script element that the data stands in
-    text = json.dumps(data, allow_nan=False).replace("</", "<\\/")
+    # "<" could end the script element that the data stands in
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     return template.replace("{{title}}", escape(title)).replace("{{data}}", text)
 
 
