@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from glob import glob, has_magic
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from .errors import IndexFileError, RecipeError, ShardError
 from .index import SampleTable, ShardIndex
 from .indexfile import Entries, Entry, IndexWriter, encode_table, make_entry, read_entries
+from .manifests import read_manifest
 from .shards import IndexedShards, TableStore, local_path, shard_name
 from .tarscan import scan_file
 
@@ -46,14 +47,14 @@ def build_index(
 ) -> IndexedShards:
     """Return the index of `shards`, scanning only those that no index file knows.
 
-    shards: a path, brace pattern, glob or directory, a list of these, or an index.
+    shards: a path, brace pattern, glob, directory or manifest (wids JSON, ``_info.json``, ``sizes.json``),
+        a list of these, or an index. What a manifest promises is checked.
     cache_dir: where index files are kept, instead of ``augstream/index`` in the user's cache directory.
     progress: called with (shards done, shards in all) as the work goes on.
     verify: ``"stat"`` believes a recorded shard of unchanged size and mtime; ``"digest"`` scans each one
-    again and
-        compares what it finds (if checksums are recorded: every byte of data too).
-    checksums: record a CRC-32 of every member, for ``verify_checksums=True`` when reading; this reads all
-    data. beside: write ``augstream.index`` into the shards' directory, for everybody, instead of the cache.
+        again and compares what it finds (if checksums are recorded: every byte of data too).
+    checksums: record a CRC-32 of every member, for ``verify_checksums=True`` when reading; this reads all.
+    beside: write ``augstream.index`` into the shards' directory, for everybody, instead of the cache.
 
     Raises `RecipeError` if no shard matches or two have one name, and `ShardError` for shards that are
     missing or broken, after all others have been scanned and recorded. A stale, missing or broken index
@@ -64,7 +65,8 @@ def build_index(
     if verify not in {"stat", "digest"}:
         msg = f"verify must be 'stat' or 'digest', got {verify!r}"
         raise RecipeError(msg)
-    urls = resolve_shards(shards)
+    resolved = _resolve(shards)
+    urls = [shard.url for shard in resolved]
     by_directory: dict[Path, list[str]] = defaultdict(list)
     for url in urls:
         by_directory[_path(url).parent].append(url)
@@ -76,7 +78,9 @@ def build_index(
         away = cache / f"{blake2b(os.fsencode(directory.resolve()), digest_size=16).hexdigest()}.index"
         places |= job.index_directory(directory, members, [home] if beside else [home, away])
     job.raise_failures()
-    return _indexed(urls, [places[url] for url in urls])
+    index = _indexed(urls, [places[url] for url in urls])
+    _check_counts(resolved, index)
+    return index
 
 
 def _indexed(urls: Sequence[str], places: Sequence[Place]) -> IndexedShards:
@@ -102,34 +106,48 @@ def resolve_shards(shards: Shards) -> list[str]:
 
     Raises `RecipeError` where nothing matches, and for two shards of one name.
     """
+    return [shard.url for shard in _resolve(shards)]
+
+
+class _Resolved(NamedTuple):
+    """A shard that is asked for; if by a manifest, which one, and how many samples it promises."""
+
+    url: str
+    manifest: str = ""
+    num_samples: int = -1
+
+
+def _resolve(shards: Shards) -> list[_Resolved]:
     if isinstance(shards, ShardIndex):
-        urls = list(shards.urls)
+        resolved = [_Resolved(url) for url in shards.urls]
     elif isinstance(shards, (str, os.PathLike)):
-        urls = _expand(os.fspath(shards))
+        resolved = _expand(os.fspath(shards))
     else:
-        urls = [url for part in shards for url in _expand(os.fspath(part))]
-    if not urls:
+        resolved = [shard for part in shards for shard in _expand(os.fspath(part))]
+    if not resolved:
         msg = "no shards were given; pass a path, a pattern ('train-{000..019}.tar'), a directory or a list"
         raise RecipeError(msg)
     seen: dict[str, str] = {}
-    for url in urls:
-        name = shard_name(url)
+    for shard in resolved:
+        name = shard_name(shard.url)
         if name in seen:
             msg = (
-                f"two shards are named {name!r}: {seen[name]!r} and {url!r}; a shard's name is part of its "
+                f"two shards are named {name!r}: {seen[name]!r} and {shard.url!r}; a shard's name is part of its "
                 "samples' addresses, so it must be the only one of its name: rename one, or leave one out"
             )
             raise RecipeError(msg)
-        seen[name] = url
-    return urls
+        seen[name] = shard.url
+    return resolved
 
 
-def _expand(pattern: str) -> list[str]:
+def _expand(pattern: str) -> list[_Resolved]:
     path = local_path(pattern)
     if path is not None and path.is_dir():
         return _found(sorted(str(tar) for tar in path.glob("*.tar")), f"no *.tar file lies in {pattern!r}")
+    if pattern.partition("#")[0].endswith(".json"):
+        return [_Resolved(shard.url, pattern, shard.num_samples) for shard in read_manifest(pattern)]
     if path is not None and path.exists():
-        return [pattern]
+        return [_Resolved(pattern)]
     if "{" in pattern:
         import braceexpand
 
@@ -139,17 +157,28 @@ def _expand(pattern: str) -> list[str]:
             msg = f"the shard pattern {pattern!r} has unbalanced braces; write 'train-{{000..019}}.tar', say"
             raise RecipeError(msg) from error
         if len(expanded) > 1:
-            return [url for part in expanded for url in _expand(part)]
+            return [shard for part in expanded for shard in _expand(part)]
     if path is not None and has_magic(pattern):
-        return _found(sorted(glob(str(path))), f"no shard matches {pattern!r}")  # noqa: PTH207  (any path, as given)
-    return [pattern]
+        return _found(sorted(glob(str(path))), f"no shard matches {pattern!r}")  # noqa: PTH207  (as given)
+    return [_Resolved(pattern)]
 
 
-def _found(urls: list[str], otherwise: str) -> list[str]:
+def _found(urls: list[str], otherwise: str) -> list[_Resolved]:
     if not urls:
         msg = f"{otherwise}; check the path (from {Path.cwd()})"
         raise RecipeError(msg)
-    return urls
+    return [_Resolved(url) for url in urls]
+
+
+def _check_counts(resolved: list[_Resolved], index: IndexedShards) -> None:
+    """Whether each shard has as many samples as its manifest promised."""
+    for shard, count in zip(resolved, index.num_samples.tolist(), strict=True):
+        if shard.manifest and shard.num_samples != count:
+            msg = (
+                f"{shard.manifest} promises {shard.num_samples} samples in {shard.url}, and it has {count}; "
+                "write the manifest again (augstream index --emit), or index the shards without it"
+            )
+            raise IndexFileError(msg)
 
 
 def _path(url: str) -> Path:

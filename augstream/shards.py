@@ -129,6 +129,16 @@ class TableStore:
         return TableStore(self._rows[positions], self._file_ids[positions], self._files, blobs)
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The index files that hold the tables."""
+        return self._files
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether some tables are in no file, because none could be written."""
+        return bool(self._blobs)
+
+    @property
     def mtimes_ns(self) -> Int64s:
         """(shards,) when each shard was last written, as it was when it was scanned."""
         return self._rows["mtime_ns"]
