@@ -20,7 +20,7 @@ Batch = dict[str, Any]
 Empty = Callable[[tuple[int, ...], npt.DTypeLike], Array]
 
 IMAGE = "image"
-NAMES = ("__key__", "__shard__", "__address__")
+NAMES = ("__key__", "__shard__", "__source__", "__address__")
 RAGGED = frozenset({"bboxes", "keypoints"})
 """Fields that have another number of rows in every sample: their arrays stay in lists."""
 
@@ -82,7 +82,7 @@ def collate(
     Arrays and tensors are stacked (B, …), into memory that `empty` gives; numbers and booleans become an
     array (B,) of int64, float64, bool or their own numpy type; dicts that hold arrays are collated field by
     field; text, bytes, lists, other dicts, and the arrays of bboxes and keypoints, are kept in a list, one
-    entry a sample. Of fields named ``__…__``, key, shard and address are kept. `stacked` gives fields that
+    entry a sample. Of fields named ``__…__``, key, shard, source and address are kept. `stacked` gives fields that
     are stacked already.
 
     Raises `SampleError` where samples differ in fields, or arrays of one field in shape or dtype, naming

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .augment import Sample, as_stage, fingerprint
+from .batching import Batcher, CollateFn, Made, OnError, Skipped, Skips
 from .decode import Field, Fields
 from .encoded import DecodeMode
 from .epochs import EpochBoard
@@ -22,7 +23,7 @@ from .ranks import find_topology
 from .shards import IndexedShards
 from .slots import LocalSlots
 from .state import StreamState, check
-from .stream import FULL_SCOPE, CollateFn, Made, Maker, OnError, Skipped, Skips, Stream
+from .stream import FULL_SCOPE, Stream
 
 _log = logging.getLogger("augstream.stream")
 
@@ -137,14 +138,14 @@ class StreamDataset(IterableDataset[Any]):
     def _pass(self, epoch: int, start: int, topology: Topology, worker: int) -> Iterator[Any]:
         """The batches of one worker's steps of an epoch, from unit `start` on."""
         plan = self.stream.plan(topology, start)
-        maker, slots, log = Maker(self.stream), LocalSlots(), SkipLog()
+        maker, slots, log = self.stream.maker(), LocalSlots(), SkipLog()
         self._position = (epoch, start)
         for step in plan.steps_of_worker(worker):
             self._position = (epoch, plan.units_delivered_after(step + 1))
             yield self._batch(maker, slots, log, epoch, plan.units_of_step(step))
         self._position = (epoch + 1, 0)
 
-    def _batch(self, maker: Maker, slots: LocalSlots, log: SkipLog, epoch: int, units: range) -> Any:
+    def _batch(self, maker: Batcher[Any], slots: LocalSlots, log: SkipLog, epoch: int, units: range) -> Any:
         """The batch of some units; nothing here keeps it alive while the consumer has it."""
         made = made_locally(maker, slots, epoch, units, self._skips)
         log.note(made.skipped)
@@ -214,7 +215,7 @@ class StreamDataset(IterableDataset[Any]):
         return loaded
 
 
-def made_locally(maker: Maker, slots: LocalSlots, epoch: int, units: range, skips: Skips) -> Made:
+def made_locally(maker: Batcher[Any], slots: LocalSlots, epoch: int, units: range, skips: Skips) -> Made:
     """The batch of some units, computed in this process."""
     arena = slots.begin()
     made = maker.make(epoch, units, empty=arena.empty, skips=skips)

@@ -11,13 +11,13 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from .batching import Definition, Made, Skips
 from .dataset import SkipLog, StreamDataset, as_tensors, made_locally
 from .errors import RecipeError, StateError, WorkerError
 from .order import check_count
 from .plan import Topology
 from .pool import PoisonError, Pool
 from .slots import LocalSlots
-from .stream import Made, Maker, Skips, Stream
 
 _log = logging.getLogger("augstream.loader")
 
@@ -69,9 +69,9 @@ class Source(Protocol):
 class Here:
     """Computes batches in the process that asks for them, when it asks."""
 
-    def __init__(self, stream: Stream, topology: Topology) -> None:
+    def __init__(self, stream: Definition, topology: Topology) -> None:
         self._stream, self._topology = stream, topology
-        self._maker, self._slots = Maker(stream), LocalSlots()
+        self._maker, self._slots = stream.maker(), LocalSlots()
         self._whole = stream.plan(topology)
         self.num_respawns = 0
 

@@ -82,6 +82,11 @@ class MixtureRecipe:
             units = check_count("epoch_units", self.epoch_units, 1, "leave it out for one pass")
             put(self, "epoch_units", units)
 
+    @property
+    def samples_per_unit(self) -> int:
+        """`unit`, for the type checker's sake: it is never None once the recipe is made."""
+        return self.batch_size if self.unit is None else self.unit
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, fit for JSON."""
         return asdict(self)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import select
 import signal
-from collections import defaultdict, deque
+from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
@@ -19,11 +19,11 @@ from multiprocessing.util import Finalize
 from time import monotonic
 from typing import Any
 
+from .batching import Batcher, Definition, Made, Skips
 from .channel import Channel, ChannelClosed
 from .errors import WorkerError
-from .plan import Topology
+from .plan import Plan, Topology
 from .slots import Sealed, TrainerSlots, mapped
-from .stream import Made, Maker, Skips, Stream
 from .workers import (
     AT_EPOCH,
     AT_PLACE,
@@ -83,10 +83,9 @@ class _Post:
     current: _Process | None = None
     ready: deque[tuple[Announcement, _Process]] = field(default_factory=deque)
     cursor: tuple[int, int, int] = (0, 0, 0)
-    """(epoch, start unit, first step) of what has not been received."""
-    deaths: dict[tuple[int, int], list[int]] = field(default_factory=lambda: defaultdict(list))
-    """(epoch, step) -> the places in the batch at which workers died."""
-    stillborn: int = 0
+    """(epoch, start unit of its life, step) of what comes next."""
+    deaths: list[int | None] = field(default_factory=list)
+    """Where in the step at the cursor each worker died that died since the post last gave something."""
     lost: WorkerError | None = None
 
 
@@ -98,7 +97,7 @@ class Pool:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: Definition,
         topology: Topology,
         *,
         context: BaseContext,
@@ -111,12 +110,13 @@ class Pool:
         self._prefetch_factor, self._timeout_s, self._max_respawns = prefetch_factor, timeout_s, max_respawns
         self._run_on = run_on
         self.num_respawns = 0
-        needed = min(topology.num_workers, stream.plan(topology).num_steps)
+        self._whole = self._begun = stream.plan(topology)
+        needed = min(topology.num_workers, self._whole.num_steps)
         self._posts = [_Post(number) for number in range(needed)]
         self._generation = 0
         self._first = (0, 0)
         self._skips: tuple[tuple[str, str], ...] = ()
-        self._namer: Maker | None = None
+        self._namer: Batcher[Any] | None = None
         self._processes: dict[int, BaseProcess] = {}
         # multiprocessing's own end would wait for workers that were stopped
         self._finalize = Finalize(self, _kill_all, (self._processes,), exitpriority=100)
@@ -127,14 +127,15 @@ class Pool:
         """Have the workers make the steps of `epoch` from `start_unit` on, and of the epochs after it."""
         self._generation += 1
         self._first = (epoch, start_unit)
+        self._begun = self._stream.plan(self._topology, start_unit)
         self._skips = tuple(skips)
         for post in self._posts:
             for announcement, process in post.ready:
                 process.slots.discard(_sealed(announcement))
             post.ready.clear()
             post.deaths.clear()
-            post.cursor = (epoch, start_unit, 0)
-            post.stillborn, post.lost = 0, None
+            post.lost = None
+            post.cursor = self._cursor(post, epoch, post.number)
             if post.current is not None and post.current.page is not None:
                 post.current.page.cells[ORDERED] = self._generation
             self._assign(post)
@@ -149,7 +150,6 @@ class Pool:
             found = f"step {announcement.step} of epoch {announcement.epoch}"
             msg = f"worker {post.number} made {found} where step {step} of epoch {epoch} was due; this is a defect"
             raise WorkerError(msg)
-        post.deaths.pop((epoch, step), None)
         value = process.slots.open(_sealed(announcement))
         if post.current is not None:
             self._send(post, Grant(1, post.current.slots.returned()))
@@ -242,7 +242,6 @@ class Pool:
         if isinstance(message, Hello) and descriptor is not None:
             current.page = Page(mapped(descriptor, close=True))
             current.page.cells[ORDERED] = self._generation
-            post.stillborn = 0
         elif isinstance(message, Announcement):
             if descriptor is not None:
                 current.slots.map(message.slot, descriptor)
@@ -250,8 +249,17 @@ class Pool:
                 current.slots.discard(_sealed(message))
                 return
             post.ready.append((message, current))
-            start_unit = self._first[1] if message.epoch == self._first[0] else 0
-            post.cursor = (message.epoch, start_unit, message.step + self._topology.num_workers)
+            post.deaths.clear()
+            post.cursor = self._cursor(post, message.epoch, message.step + self._topology.num_workers)
+
+    def _plan(self, epoch: int) -> Plan:
+        return self._begun if epoch == self._first[0] else self._whole
+
+    def _cursor(self, post: _Post, epoch: int, step: int) -> tuple[int, int, int]:
+        """The cursor at `step`, one of the post's own, or where that is after the epoch's end, in the next."""
+        if step < self._plan(epoch).num_steps:
+            return epoch, self._plan(epoch).start_unit, step
+        return epoch + 1, 0, post.number
 
     def _send(self, post: _Post, message: Assignment | Grant) -> None:
         current = post.current
@@ -325,48 +333,43 @@ class Pool:
         self, post: _Post, gone: _Process, at: tuple[int, int, int] | None, fate: str
     ) -> WorkerError | None:
         """The error, if this death was one too many."""
+        epoch, _, step = post.cursor
+        post.deaths.append(at[2] if at is not None and at[:2] == (epoch, step) else None)
+        if len(post.deaths) < self._max_respawns:
+            return None
+        times = f"{len(post.deaths)} times in epoch {epoch}, step {step}: the last {fate}"
+        places = [place for place in post.deaths if place is not None]
         if gone.page is None:
-            post.stillborn += 1
-            if post.stillborn < self._max_respawns:
-                return None
             return WorkerError(
-                f"worker {post.number} died {post.stillborn} times before it had started; the last {fate}. Under "
-                "spawn and forkserver a worker imports the main script: keep what it runs under "
-                "`if __name__ == '__main__':`, and see what the worker wrote to stderr"
+                f"worker {post.number} died before it had started, {times}. Under spawn and forkserver a worker "
+                "imports the main script: keep what it runs under `if __name__ == '__main__':`, and see what "
+                "the worker wrote to stderr"
             )
-        if at is None or at[1] != post.cursor[2] or at[0] != post.cursor[0]:
-            return None
-        epoch, step, place = at
-        places = post.deaths[epoch, step]
-        places.append(place)
-        if len(places) < self._max_respawns:
-            return None
+        if not places:
+            return WorkerError(f"worker {post.number} died, at no sample, {times}")
+        names = self._names(epoch, step)
         place = max(places, key=places.count)
-        shard, key = self._name(epoch, step, place) or (None, None)
-        sample = "collating a batch" if key is None else f"sample {key!r} of shard {shard!r}"
-        batch = ", ".join(repr(key) for _, key in self._names(epoch, step))
+        shard, key = names[place] if place < len(names) else (None, None)
         msg = (
-            f"{sample} killed its worker {len(places)} times in epoch {epoch}, step {step}: the last {fate}; pass "
-            f"on_error='skip' to leave such samples out. The batch held {batch}"
+            f"{'collating a batch' if key is None else f'sample {key!r} of shard {shard!r}'} killed its worker "
+            f"{times}; pass on_error='skip' to leave out samples that do. The batch held "
+            f"{', '.join(repr(key) for _, key in names)}"
         )
         return PoisonError(msg, shard=shard, key=key)
 
     def _names(self, epoch: int, step: int) -> list[tuple[str, str]]:
         """(shard, key) of the samples of a step."""
         if self._namer is None:
-            self._namer = Maker(self._stream)
+            self._namer = self._stream.maker()
         namer = self._namer
-        start_unit = self._first[1] if epoch == self._first[0] else 0
-        units = self._stream.plan(self._topology, start_unit).units_of_step(step)
+        units = self._plan(epoch).units_of_step(step)
         return [namer.name(ref) for ref in namer.refs(epoch, units)]
 
-    def _name(self, epoch: int, step: int, place: int) -> tuple[str, str] | None:
-        names = self._names(epoch, step)
-        return names[place] if place < len(names) else None
-
     def _where(self, epoch: int, step: int, place: int) -> str:
-        name = self._name(epoch, step, place)
-        return " while collating" if name is None else f" at sample {name[1]!r} of shard {name[0]!r}"
+        names = self._names(epoch, step)
+        if place >= len(names):
+            return " while collating"
+        return f" at sample {names[place][1]!r} of shard {names[place][0]!r}"
 
 
 def _sealed(announcement: Announcement) -> Sealed:

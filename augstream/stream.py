@@ -1,65 +1,33 @@
 """The stream as a definition, and the pure run of it in one process: *compute these units of this epoch*.
 
-A `Stream` is everything that decides what a batch holds. A `Maker` computes batches of a stream in whatever
-process it is made: the trainer, a worker of ours, a DataLoader's worker. It keeps what is costly to make
-(open shards, the order of the epoch it is in), and nothing that its results depend on.
+A `Stream` is everything that decides what a batch holds; a `MixtureStream` is that for several. A `Maker`
+computes batches of a stream in whatever process it is made: the trainer, a worker of ours, a DataLoader's
+worker. It keeps what is costly to make (open shards, the order of the epoch it is in), and nothing that its
+results depend on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from .augment import Sample, Stage, image_of, in_context, run_stage
-from .collate import IMAGE, Batch, Empty, Rows, collate, odd_ones
+from .augment import Sample, Stage, in_context, run_stage
+from .batching import Batcher, CollateFn, OnError
+from .collate import Rows
 from .decode import Fields
 from .encoded import EncodedImage
-from .errors import AugstreamError, RecipeError, SampleError
+from .errors import AugstreamError, RecipeError
+from .mixing import MixtureOrder, MixtureRecipe
 from .order import EpochOrder, Recipe, SampleRef
-from .plan import Plan, Topology
+from .plan import UNENDING, Plan, Topology
 from .seeding import Address, sample_key, stream_key
 from .shards import IndexedShards, ShardReader
 
-OnError = Literal["raise", "skip"]
 Scope = tuple[str, ...]
-CollateFn = Callable[[list[Sample]], Any]
-Skips = Collection[tuple[str, str]]
-Progress = Callable[[int], None]
 
 FULL_SCOPE: Scope = ("shard", "worker", "epoch")
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A sample that was left out of its batch: its shard's name, its key, and why."""
-
-    shard: str
-    key: str
-    why: str
-
-
-@dataclass(slots=True)
-class Times:
-    """Where the time went, in nanoseconds of this process, since it began to count."""
-
-    read: int = 0
-    decode: int = 0
-    augment: int = 0
-    collate: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A batch as it was computed: the batch, what was left out of it, and what it cost."""
-
-    batch: Any
-    num_samples: int
-    skipped: tuple[Skipped, ...]
-    times: Times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +84,11 @@ class Stream:
 
     def batch(self, epoch: int, units: range) -> Any:
         """The batch of the canonical units `units` of `epoch`, with numpy arrays, computed here and now."""
-        return Maker(self).make(epoch, units).batch
+        return self.maker().make(epoch, units).batch
+
+    def maker(self) -> Maker:
+        """Something that computes batches of this stream in this process."""
+        return Maker(self)
 
     def sample(self, epoch: int, shard: str, key: str) -> Sample:
         """The augmented sample `key` of the shard named `shard` in `epoch`; no other sample is read."""
@@ -134,18 +106,14 @@ class _Epoch:
     stream_keys: dict[int, bytes] = field(default_factory=dict)
 
 
-class Maker:
-    """Computes batches and samples of a stream in this process: a pure function with warm caches.
-
-    Not promised: thread safety of one instance.
-    """
+class Maker(Batcher[SampleRef]):
+    """Computes batches and samples of a stream in this process."""
 
     def __init__(self, stream: Stream) -> None:
+        super().__init__(stream.on_error, stream.collate_fn)
         self.stream = stream
         self._reader = ShardReader(stream.index, verify_checksums=stream.verify_checksums)
         self._epochs: dict[int, _Epoch] = {}
-        self._guess: tuple[tuple[int, ...], np.dtype[Any]] | None = None
-        self._times = Times()
         self._encoded: frozenset[str] = getattr(stream.stage, "sources", frozenset())
 
     def _epoch(self, epoch: int) -> _Epoch:
@@ -182,7 +150,7 @@ class Maker:
         Raises `SampleError` with shard, key, epoch and address for whatever decoding or augmenting raises,
         and `ShardError` where the shard itself is at fault.
         """
-        stream, times = self.stream, self._times
+        stream, times = self.stream, self.times
         started = perf_counter_ns()
         raw = self._reader.read(ref.shard, ref.sample)
         times.read += (read := perf_counter_ns()) - started
@@ -209,93 +177,102 @@ class Maker:
         times.augment += perf_counter_ns() - done - spent
         return sample
 
-    def make(
-        self,
-        epoch: int,
-        units: range,
-        *,
-        empty: Empty = np.empty,
-        skips: Skips = (),
-        progress: Progress | None = None,
-    ) -> Made:
-        """The batch of some consecutive canonical units, its arrays in memory that `empty` gives.
 
-        skips: (shard, key) of samples to leave out. progress: called with each sample's place in the batch
-        before it is computed, and with their number before collating; what it raises ends the work.
-        """
-        self._times = Times()
-        refs = self.refs(epoch, units)
-        rows = Rows(empty, len(refs), self._guess) if self.stream.collate_fn is None else None
-        samples: list[Sample] = []
-        skipped: list[Skipped] = []
-        for place, ref in enumerate(refs):
-            if progress is not None:
-                progress(place)
-            if skips and self.name(ref) in skips:
-                skipped.append(Skipped(*self.name(ref), "it killed its worker"))
-                continue
-            try:
-                sample = self.sample(epoch, ref, rows)
-            except SampleError as error:
-                if self.stream.on_error == "raise":
-                    raise
-                skipped.append(Skipped(*self.name(ref), str(error)))
-                continue
-            image = image_of(sample, IMAGE) if rows is not None else None
-            if rows is not None and image is not None:
-                sample[IMAGE] = rows.put(image)
-            samples.append(sample)
-        if progress is not None:
-            progress(len(refs))
-        started = perf_counter_ns()
-        samples = self._without_odd_ones(samples, skipped)
-        if not samples:
-            raise _all_failed(skipped, epoch)
-        batch = self._collate(epoch, samples, rows, empty)
-        self._times.collate += perf_counter_ns() - started
-        return Made(batch, len(samples), tuple(skipped), self._times)
+class MixtureRef(NamedTuple):
+    """One sample of a mixture: `ref` in epoch `epoch` of `source`."""
 
-    def _without_odd_ones(self, samples: list[Sample], skipped: list[Skipped]) -> list[Sample]:
-        """The samples whose image is of the usual size, where others are to be skipped."""
-        if self.stream.on_error == "raise" or self.stream.collate_fn is not None or not samples:
-            return samples
-        odd = set(odd_ones(samples))
-        for place in sorted(odd):
-            sample = samples[place]
-            shape = getattr(sample.get(IMAGE), "shape", None)
-            why = f"its image {shape} or its fields {sorted(map(str, sample))} are not those of its batch"
-            skipped.append(Skipped(sample["__shard__"], sample["__key__"], why))
-        return [sample for place, sample in enumerate(samples) if place not in odd] if odd else samples
+    source: str
+    epoch: int
+    ref: SampleRef
 
-    def _collate(self, epoch: int, samples: list[Sample], rows: Rows | None, empty: Empty) -> Any:
-        collate_fn = self.stream.collate_fn
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MixtureStream:
+    """What every batch of a mixture holds follows from this value alone: its sources, and the order of both.
+
+    sources: streams of the same unit, `on_error` and `collate_fn`. unending: an epoch has no last unit.
+    """
+
+    sources: Mapping[str, Stream]
+    recipe: MixtureRecipe
+    unending: bool = False
+    epoch_units: int = field(init=False)
+    """Units to an epoch, if it ends."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epoch_units", self.order().epoch_units)
+
+    @property
+    def on_error(self) -> OnError:
+        """What becomes of a sample that fails."""
+        return next(iter(self.sources.values())).on_error
+
+    @property
+    def collate_fn(self) -> CollateFn | None:
+        """What makes a batch of a list of samples."""
+        return next(iter(self.sources.values())).collate_fn
+
+    def order(self) -> MixtureOrder:
+        """The order of all epochs."""
+        sizes = {name: source.recipe.num_units(source.index.total) for name, source in self.sources.items()}
+        return MixtureOrder(self.recipe, sizes)
+
+    def plan(self, topology: Topology, start_unit: int = 0) -> Plan:
+        """Who computes what, of an epoch from `start_unit` on; the same for every epoch."""
+        recipe = self.recipe
+        return Plan(
+            num_units=UNENDING if self.unending else self.epoch_units,
+            unit=recipe.samples_per_unit,
+            batch_size=recipe.batch_size,
+            drop_last=recipe.drop_last,
+            tail=recipe.tail,
+            topology=topology,
+            start_unit=start_unit,
+        )
+
+    def batch(self, epoch: int, units: range) -> Any:
+        """The batch of the canonical units `units` of `epoch`, with numpy arrays, computed here and now."""
+        return self.maker().make(epoch, units).batch
+
+    def maker(self) -> MixtureMaker:
+        """Something that computes batches of this mixture in this process."""
+        return MixtureMaker(self)
+
+
+class MixtureMaker(Batcher[MixtureRef]):
+    """Computes batches of a mixture in this process, by the makers of its sources.
+
+    Samples have ``__source__`` besides what they have in their source. In skips and names, the shard is
+    ``source/shard``, since shards of two sources may have the same name.
+    """
+
+    def __init__(self, stream: MixtureStream) -> None:
+        super().__init__(stream.on_error, stream.collate_fn)
+        self._makers = {name: source.maker() for name, source in stream.sources.items()}
+        self._order, self._epoch_units = stream.order(), stream.epoch_units
+
+    def refs(self, epoch: int, units: range) -> list[MixtureRef]:
+        """The samples of consecutive canonical units."""
+        first = epoch * self._epoch_units
+        found = []
+        for unit in self._order.units(range(first + units.start, first + units.stop)):
+            refs = self._makers[unit.source].refs(unit.epoch, range(unit.unit, unit.unit + 1))
+            found += [MixtureRef(unit.source, unit.epoch, ref) for ref in refs]
+        return found
+
+    def name(self, ref: MixtureRef) -> tuple[str, str]:
+        """The source and shard's name, and the key, of a sample."""
+        shard, key = self._makers[ref.source].name(ref.ref)
+        return f"{ref.source}/{shard}", key
+
+    def sample(self, epoch: int, ref: MixtureRef, rows: Rows | None = None) -> Sample:
+        """One sample, as its source makes it."""
+        maker = self._makers[ref.source]
+        maker.times = self.times
         try:
-            if collate_fn is not None:
-                return collate_fn(samples)
-            self._guess = None if rows is None else rows.guess
-            stack = None if rows is None else rows.stack(len(samples))
-            batch: Batch = collate(samples, empty=empty, stacked=None if stack is None else {IMAGE: stack})
-        except SampleError as error:
-            error.epoch = epoch if error.epoch is None else error.epoch
+            sample = maker.sample(ref.epoch, ref.ref, rows)
+        except AugstreamError as error:
+            error.add_note(f"It is of source {ref.source!r} of the mixture.")
             raise
-        except AugstreamError:
-            raise
-        except Exception as error:
-            first, last = samples[0], samples[-1]
-            name = getattr(collate_fn, "__qualname__", repr(collate_fn))
-            msg = (
-                f"collate_fn {name} failed on {len(samples)} samples of epoch {epoch}, {first['__key__']!r} "
-                f"of {first['__shard__']!r} to {last['__key__']!r} of {last['__shard__']!r}: "
-                f"{type(error).__name__}: {error}"
-            )
-            raise SampleError(msg, epoch=epoch) from error
-        return batch
-
-
-def _all_failed(skipped: Sequence[Skipped], epoch: int) -> SampleError:
-    first = skipped[0]
-    msg = (
-        f"all {len(skipped)} samples of a batch failed in epoch {epoch}, and a batch cannot be empty, not "
-        f"even with on_error='skip'; the first was {first.key!r} of shard {first.shard!r}: {first.why}"
-    )
-    return SampleError(msg, shard=first.shard, key=first.key, epoch=epoch)
+        sample["__source__"] = ref.source
+        return sample

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .batching import Definition
 from .channel import Channel, ChannelClosed, is_orphan
 from .errors import WorkerError
 from .plan import Topology
 from .slots import Sealed, WorkerSlots, anonymous_file, mapped
-from .stream import Maker, Stream
 
 _POLL_S = 1.0
 
@@ -52,7 +52,7 @@ class Assignment:
     skips: tuple[tuple[str, str], ...]
     run_on: bool
 
-    def steps(self, stream: Stream, topology: Topology, worker: int) -> Iterator[tuple[int, int, range]]:
+    def steps(self, stream: Definition, topology: Topology, worker: int) -> Iterator[tuple[int, int, range]]:
         """(epoch, step, units) of what `worker` makes, in order; ends only where it never has a step again."""
         epoch, plan, first = self.epoch, stream.plan(topology, self.start_unit), self.first_step
         while True:
@@ -126,11 +126,11 @@ class _Redirected(Exception):  # noqa: N818  # it is an event
 class Worker:
     """The life of a worker process."""
 
-    def __init__(self, stream: Stream, topology: Topology, number: int, channel: Channel) -> None:
+    def __init__(self, stream: Definition, topology: Topology, number: int, channel: Channel) -> None:
         self._stream, self._topology, self._number = stream, topology, number
         self._channel = channel
         self._parent = os.getppid()
-        self._maker = Maker(stream)
+        self._maker = stream.maker()
         self._slots = WorkerSlots()
         self._generation = NOWHERE
         self._credits = 0
@@ -180,12 +180,12 @@ class Worker:
             )
             sealed = self._slots.seal(result, arena)
         except _Redirected:
+            cells[AT_PLACE] = NOWHERE
             self._slots.give_up()
             return
         except Exception as error:  # noqa: BLE001  # it is the trainer who raises it
             sealed = self._slots.seal(Failure.of(error), arena)
-        finally:
-            cells[AT_PLACE] = NOWHERE
+        cells[AT_PLACE] = NOWHERE
         self._credits -= 1
         self._announce(epoch, step, sealed)
 
@@ -205,7 +205,7 @@ class Worker:
             raise ChannelClosed
 
 
-def work(stream: Stream, topology: Topology, number: int, channel: Channel) -> None:
+def work(stream: Definition, topology: Topology, number: int, channel: Channel) -> None:
     """The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's affair, and its end is ours
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])

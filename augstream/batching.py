@@ -1,0 +1,180 @@
+"""From samples to batches, whatever the samples come from: left out, collated, counted, and never reordered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from .augment import Sample, image_of
+from .collate import IMAGE, Batch, Empty, Rows, collate, odd_ones
+from .errors import AugstreamError, SampleError
+from .plan import Plan, Topology
+
+OnError = Literal["raise", "skip"]
+CollateFn = Callable[[list[Sample]], Any]
+Skips = Collection[tuple[str, str]]
+Progress = Callable[[int], None]
+Ref = TypeVar("Ref")
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A sample that was left out of its batch: its shard's name, its key, and why."""
+
+    shard: str
+    key: str
+    why: str
+
+
+@dataclass(slots=True)
+class Times:
+    """Where the time went, in nanoseconds of this process, since it began to count."""
+
+    read: int = 0
+    decode: int = 0
+    augment: int = 0
+    collate: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A batch as it was computed: the batch, what was left out of it, and what it cost."""
+
+    batch: Any
+    num_samples: int
+    skipped: tuple[Skipped, ...]
+    times: Times
+
+
+class Definition(Protocol):
+    """What every batch of every epoch holds: a stream, or a mixture of streams; a value that pickles."""
+
+    @property
+    def on_error(self) -> OnError:
+        """What becomes of a sample that fails."""
+
+    def plan(self, topology: Topology, start_unit: int = 0) -> Plan:
+        """Who computes what, of an epoch from `start_unit` on; the same for every epoch."""
+
+    def maker(self) -> Batcher[Any]:
+        """Something that computes its batches in this process."""
+
+
+class Batcher(Generic[Ref]):
+    """Computes batches of a definition in this process: a pure function with warm caches.
+
+    A subclass says which samples some units hold, what they are called, and how to compute one; `Ref` is
+    what it calls a sample. Not promised: thread safety of one instance.
+    """
+
+    def __init__(self, on_error: OnError, collate_fn: CollateFn | None) -> None:
+        self._on_error, self._collate_fn = on_error, collate_fn
+        self._guess: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+        self.times = Times()
+
+    def refs(self, epoch: int, units: range) -> list[Ref]:
+        """The samples of consecutive canonical units."""
+        raise NotImplementedError
+
+    def name(self, ref: Ref) -> tuple[str, str]:
+        """The shard's name and the key of a sample: together unique."""
+        raise NotImplementedError
+
+    def sample(self, epoch: int, ref: Ref, rows: Rows | None = None) -> Sample:
+        """One sample, read, decoded and augmented; its image in the next of `rows`."""
+        raise NotImplementedError
+
+    def make(
+        self,
+        epoch: int,
+        units: range,
+        *,
+        empty: Empty = np.empty,
+        skips: Skips = (),
+        progress: Progress | None = None,
+    ) -> Made:
+        """The batch of some consecutive canonical units, its arrays in memory that `empty` gives.
+
+        skips: (shard, key) of samples to leave out. progress: called with each sample's place in the batch
+        before it is computed, and with their number before collating; what it raises ends the work.
+        """
+        self.times = Times()
+        refs = self.refs(epoch, units)
+        rows = Rows(empty, len(refs), self._guess) if self._collate_fn is None else None
+        samples: list[Sample] = []
+        skipped: list[Skipped] = []
+        for place, ref in enumerate(refs):
+            if progress is not None:
+                progress(place)
+            if skips and self.name(ref) in skips:
+                skipped.append(Skipped(*self.name(ref), "it killed its worker"))
+                continue
+            try:
+                sample = self.sample(epoch, ref, rows)
+            except SampleError as error:
+                if self._on_error == "raise":
+                    raise
+                skipped.append(Skipped(*self.name(ref), str(error)))
+                continue
+            image = image_of(sample, IMAGE) if rows is not None else None
+            if rows is not None and image is not None:
+                sample[IMAGE] = rows.put(image)
+            samples.append(sample)
+        if progress is not None:
+            progress(len(refs))
+        started = perf_counter_ns()
+        samples = self._without_odd_ones(samples, skipped)
+        if not samples:
+            raise _all_failed(skipped, epoch)
+        batch = self._collate(epoch, samples, rows, empty)
+        self.times.collate += perf_counter_ns() - started
+        return Made(batch, len(samples), tuple(skipped), self.times)
+
+    def _without_odd_ones(self, samples: list[Sample], skipped: list[Skipped]) -> list[Sample]:
+        """The samples whose image is of the usual size, where others are to be skipped."""
+        if self._on_error == "raise" or self._collate_fn is not None or not samples:
+            return samples
+        odd = set(odd_ones(samples))
+        for place in sorted(odd):
+            sample = samples[place]
+            shape = getattr(sample.get(IMAGE), "shape", None)
+            why = f"its image {shape} or its fields {sorted(map(str, sample))} are not those of its batch"
+            skipped.append(Skipped(sample["__shard__"], sample["__key__"], why))
+        return [sample for place, sample in enumerate(samples) if place not in odd] if odd else samples
+
+    def _collate(self, epoch: int, samples: list[Sample], rows: Rows | None, empty: Empty) -> Any:
+        collate_fn = self._collate_fn
+        try:
+            if collate_fn is not None:
+                return collate_fn(samples)
+            self._guess = None if rows is None else rows.guess
+            stack = None if rows is None else rows.stack(len(samples))
+            batch: Batch = collate(samples, empty=empty, stacked=None if stack is None else {IMAGE: stack})
+        except SampleError as error:
+            error.epoch = epoch if error.epoch is None else error.epoch
+            raise
+        except AugstreamError:
+            raise
+        except Exception as error:
+            first, last = samples[0], samples[-1]
+            name = getattr(collate_fn, "__qualname__", repr(collate_fn))
+            msg = (
+                f"collate_fn {name} failed on {len(samples)} samples of epoch {epoch}, {first['__key__']!r} "
+                f"of {first['__shard__']!r} to {last['__key__']!r} of {last['__shard__']!r}: "
+                f"{type(error).__name__}: {error}"
+            )
+            raise SampleError(msg, epoch=epoch) from error
+        return batch
+
+
+def _all_failed(skipped: Sequence[Skipped], epoch: int) -> SampleError:
+    first = skipped[0]
+    msg = (
+        f"all {len(skipped)} samples of a batch failed in epoch {epoch}, and a batch cannot be empty, not "
+        f"even with on_error='skip'; the first was {first.key!r} of shard {first.shard!r}: {first.why}"
+    )
+    return SampleError(msg, shard=first.shard, key=first.key, epoch=epoch)
