@@ -33,7 +33,7 @@ from .errors import IndexFileError, RecipeError, ShardError
 from .index import SampleTable
 from .shards import IndexedShards, local_path
 from .tarscan import open_shard, split_name
-from .tarwalk import BLOCK_BYTES, Member, TarWalk
+from .tarwalk import Member, TarWalk, padded
 
 KINDS = ("wids", "info", "sizes", "dali", "energon")
 """What `emit` can write."""
@@ -256,7 +256,7 @@ class _SideFiles:
             if [member.data_at for member in inside] != table.offsets_bytes.tolist():
                 msg = f"{url}: replaced after indexing; make the index again (augstream index)"
                 raise ShardError(msg)
-            end = members[-1].data_at + -(-members[-1].size // BLOCK_BYTES) * BLOCK_BYTES if members else 0
+            end = padded(members[-1].data_at + members[-1].size) if members else 0
             yield path, [inside[a:b] for a, b in pairwise(table.first_member.tolist())], end
 
     def _relative(self, url: str) -> str:

@@ -27,7 +27,7 @@ from .errors import ShardError
 BLOCK_BYTES = 512
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 _FAR_BYTES = 256 * 1024  # read ahead this much while members are small,
-_NEAR_BYTES = 4 * 1024  # and this much, enough for the headers of a few small ones, after a large one
+_NEAR_BYTES = 8 * 1024  # and this much, enough for the headers of a few small ones, after a large one
 _LARGE_JUMP_BYTES = 16 * 1024
 _MAX_EXTENSION_BYTES = 1024 * 1024  # a long name or PAX header; real ones are a few hundred bytes
 _MAX_TRAILER_BYTES = 1024 * 1024  # how far behind the end-of-archive block stray data is looked for
@@ -49,6 +49,11 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 
 ReadAt = Callable[[int, int], bytes]
 """``read_at(offset, length)`` gives that many bytes from there, fewer only before the end of the file."""
+
+
+def padded(num_bytes: int) -> int:
+    """The next multiple of the block size: where the header after this much of a tar starts."""
+    return (num_bytes + BLOCK_BYTES - 1) & -BLOCK_BYTES
 
 
 class Member(NamedTuple):
@@ -90,7 +95,7 @@ class TarWalk:
             if kind in _NO_DATA:
                 self.skipped[_NO_DATA[kind]] += 1
                 size = 0
-            at = data_at + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+            at = padded(data_at + size)
             if at > self._size:
                 self._fail_data(name, header_at, data_at, size)
             if kind in _REGULAR:
@@ -158,7 +163,7 @@ class TarWalk:
             # Of several, the first counts, as in tarfile.
             path = said_path if path is None else path
             long_size = said_size if long_size is None else long_size
-            at = data_at + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+            at = padded(data_at + size)
             block = self._block(at)
             if block == _ZERO_BLOCK:
                 self._fail(at, "an extension header is followed by the end of the archive, not by its member")
@@ -250,6 +255,9 @@ def _text(field: bytes) -> str:
 
 def _number(field: bytes) -> int:
     """A header's number: octal text, or base-256 with the top bit set; ValueError if neither, or negative."""
+    digits = field.rstrip(b"\0 ")
+    if digits.isdigit():  # nearly always
+        return int(digits, 8)
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0", 1)[0].strip(b" ")
