@@ -26,6 +26,7 @@ _COLUMNS = {
     "xysa": (_X, _Y, _SCALE, _ANGLE),
     "xyz": (_X, _Y, _Z),
 }
+_FEW = 16  # up to so many keypoints, asking one after the other is quicker than array operations
 _TURN = 2 * math.pi
 
 
@@ -69,27 +70,30 @@ class KeypointProcessor(AnnotationProcessor):
         self.check_each_transform = params.check_each_transform
         self._columns = list(_COLUMNS[params.format or ""])
         self._has_angle = _ANGLE in self._columns
+        is_prefix = self._columns == list(range(len(self._columns)))
+        self._inner = slice(len(self._columns)) if is_prefix else self._columns  # a slice is quicker
         self.num_outer = len(self._columns)
 
     def inward(self, array: Array, inner: Array, shape: tuple[int, ...]) -> Array:
         """Write the keypoints of `array` into `inner` as x, y, z, angle, scale; check them."""
         num_outer, num_columns = self.num_outer, array.shape[1]
         inner[:, :5] = 0.0
-        inner[:, self._columns] = array[:, :num_outer]
+        inner[:, self._inner] = array[:, :num_outer]
         inner[:, 5 : 5 + num_columns - num_outer] = array[:, num_outer:]
         if self._has_angle:
             angles = inner[:, _ANGLE]
             inner[:, _ANGLE] = _wrapped(np.radians(angles) if self.params.angle_in_degrees else angles)
         if self.params.remove_invisible:
-            visible = _visible(inner, shape)
-            if not visible.all():
-                self._refuse(array, visible, shape)
+            self._check(array, inner, shape)
         return inner
 
     def outward(self, inner: Array, num_columns: int, shape: tuple[int, ...]) -> Array:
         """The keypoints of `inner` in the user's format, with the user's further columns."""
         num_outer = self.num_outer
-        array = inner[:, [*self._columns, *range(5, 5 + num_columns - num_outer)]]
+        if num_columns == num_outer:
+            array = inner[:, self._inner].copy()
+        else:
+            array = inner[:, [*self._columns, *range(5, 5 + num_columns - num_outer)]]
         if self._has_angle:
             column = self._columns.index(_ANGLE)
             angles = _wrapped(array[:, column])
@@ -98,13 +102,15 @@ class KeypointProcessor(AnnotationProcessor):
 
     def filter(self, array: Array, shape: tuple[int, ...]) -> Array:
         """The keypoints that are still inside an image of `shape`, or all of them; never changes `array`."""
-        if not self.params.remove_invisible or not len(array):
+        if not self.params.remove_invisible or _all_visible(array, shape):
             return array
-        visible = _visible(array, shape)
-        return array if visible.all() else array[visible]
+        return array[_visible(array, shape)]
 
-    def _refuse(self, array: Array, visible: Array, shape: tuple[int, ...]) -> None:
-        row = int(np.flatnonzero(~visible)[0])
+    def _check(self, array: Array, inner: Array, shape: tuple[int, ...]) -> None:
+        """Raise for the first row of `inner` that lies outside of the image; quote it from `array`."""
+        if _all_visible(inner, shape):
+            return
+        row = int(np.flatnonzero(~_visible(inner, shape))[0])
         numbers = ", ".join(f"{number:g}" for number in array[row, : self.num_outer])
         msg = (
             f"{self.name}: ({numbers}) in format {self.params.format!r} lies outside of the "
@@ -112,6 +118,13 @@ class KeypointProcessor(AnnotationProcessor):
             "KeypointParams(remove_invisible=False) keeps such keypoints"
         )
         raise RecipeError(msg)
+
+
+def _all_visible(inner: Array, shape: tuple[int, ...]) -> bool:
+    if len(inner) > _FEW:
+        return bool(_visible(inner, shape).all())
+    height, width = shape[:2]
+    return all(0 <= x < width and 0 <= y < height for x, y in inner[:, :2].tolist())
 
 
 def _visible(inner: Array, shape: tuple[int, ...]) -> Array:
