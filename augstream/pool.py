@@ -312,6 +312,8 @@ class Pool:
         if gone is None:
             return
         post.current = None
+        if fault is None:
+            gone.process.join(_GOODBYE_S)  # one that ends by itself has a tale to tell by its exit status
         gone.process.kill()
         gone.process.join(_JOIN_S)
         gone.channel.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,15 @@ class DieAt(ResizeByHand):
                 (Path(self.folder) / str(count)).touch(exist_ok=False)
                 return True
         return False
+
+
+@dataclass(frozen=True)
+class ExitAt(ResizeByHand):
+    """Ends the process that computes some keys."""
+
+    keys: tuple[str, ...] = ()
+
+    def __call__(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
+        if sample["__key__"] in self.keys:
+            sys.exit(3)
+        return super().__call__(sample, rng)
