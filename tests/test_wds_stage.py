@@ -503,3 +503,21 @@ def test_pil_images_of_other_modes_survive() -> None:
         found = next(flip(iter([sample])))["jpg"]
         assert found.mode == ("L" if mode == "1" else mode)
         assert found.size == image.size
+
+
+def test_batches_come_as_soon_as_they_are_full() -> None:
+    taken = []
+
+    def source() -> Any:
+        for number in range(10):
+            taken.append(number)
+            yield {"n": number}
+
+    batches = augstream.wds.batched(4)(source())
+    assert next(batches)["n"].tolist() == [0, 1, 2, 3]
+    assert taken == [0, 1, 2, 3]
+    assert [len(batch["n"]) for batch in batches] == [4, 2]
+    full = augstream.wds.batched(4, collation_fn=None, partial=False)(source())
+    assert [len(batch) for batch in full] == [4, 4]
+    with pytest.raises(RecipeError, match="batchsize"):
+        augstream.wds.batched(0)
