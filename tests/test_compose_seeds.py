@@ -493,3 +493,42 @@ def test_forked_processes_that_are_no_workers(seed: int | None) -> None:
         assert len(set(values)) == 7
     else:
         assert found == [sequence(137, 3)] * 2
+
+
+# GOLDEN VALUES. They pin every user's augmentations. They may change only by a decision of the maintainers, as a SEED
+# break that the change log names.
+
+
+def test_golden_numbers() -> None:
+    assert sequence(137, 3) == [0.8880559228551569, 0.5204115105414114, 0.847215588712135]
+    assert sequence(137, 1, name="colour") == [0.3680462779762893]
+    assert drawn(A.Compose([Draw(p=1)], seed=137).at(3, "a")) == 0.9507932711381943
+    assert drawn(A.Compose([Draw(p=1)], seed=137, name="colour").at(3, "a")) == 0.987192143438679
+    compose = A.Compose([Draw(p=1)])
+    compose.set_random_state(np.random.default_rng(100), random.Random(100))
+    assert drawn(compose) == 0.8344770666336443
+
+
+def test_golden_choices() -> None:
+    compose = A.Compose(
+        [
+            A.RandomCrop(10, 10),
+            A.OneOf([A.HorizontalFlip(), A.VerticalFlip(), A.Transpose()], p=0.8),
+            A.RandomOrder([A.NoOp(p=1), A.HorizontalFlip(p=1), A.VerticalFlip(p=1)], n=3),
+            A.SomeOf([A.D4(), A.NoOp(p=0.5)], n=3, replace=True),
+        ],
+        seed=137,
+        save_applied_params=True,
+    )
+    image = np.zeros((100, 200, 3), np.uint8)
+
+    def run(applied: Any) -> tuple[list[int], str]:
+        records = applied["applied_transforms"]
+        turns = [entry["params"]["group_element"] for entry in records if entry["name"] == "D4"]
+        slots = " ".join(entry["slot"] for entry in records)
+        return records[0]["params"]["crop_coords"]["$tuple"], f"{slots}: {' '.join(turns)}"
+
+    assert run(compose.at(0)(image=image)) == ([73, 0, 83, 10], "0 1.0 2.2 2.0 2.1 3.0 3.2: r180 r180")
+    assert run(compose.at(1)(image=image)) == ([145, 31, 155, 41], "0 1.1 2.2 2.0 2.1 3.0 3.2 3.4: e r90 h")
+    staged = compose.stage(2)({"image": image}, bytes(range(16)))
+    assert run(staged) == ([4, 50, 14, 60], "0 2.0 2.1 2.2 3.0 3.2 3.4: v e hvt")

@@ -198,12 +198,12 @@ class Builder:
         }
         try:
             return cls(**arguments)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # whatever a constructor says of a stranger's arguments
             msg = f"{where}: {name} can't be made from the arguments of the file: {error}"
             raise RecipeError(msg) from error
 
     def _lambda(self, name: Any) -> Any:
-        if name not in self._nonserializable:
+        if not isinstance(name, str) or name not in self._nonserializable:
             msg = f"the pipeline has a Lambda named {name!r}; pass nonserializable={{{name!r}: Lambda(...)}}"
             raise RecipeError(msg)
         return self._nonserializable[name]
