@@ -114,6 +114,10 @@ def test_one_or_other(p: float) -> None:
     check_rates(outcomes(A.OneOrOther(transforms=[Mark(1), Mark(2)], p=p)), {1: p, 2: 1 - p})
 
 
+def test_what_has_p_zero_never_runs_even_if_chosen() -> None:
+    check_rates(outcomes(A.OneOrOther(Mark(1, p=0), Mark(2), p=0.25)), {0: 0.25, 2: 0.75})
+
+
 def theirs(build: Callable[..., Any]) -> Counter[int]:
     """How often albumentations 2.0.8 gives each outcome."""
     import albumentations
@@ -148,6 +152,7 @@ BUILDS: dict[str, Callable[..., Any]] = {
     "one or other": lambda lib, mark: lib.OneOrOther(
         lib.Sequential([mark(1, p=0.5), mark(2)]), mark(3, p=0.1), p=0.3
     ),
+    "zero": lambda lib, mark: lib.OneOrOther(mark(1, p=0), mark(2), p=0.5),
     "nested": lambda lib, mark: lib.Compose([lib.Compose([mark(1, p=0.5)], p=0.5), mark(2, p=0.5)], p=0.5),
 }
 

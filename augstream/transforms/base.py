@@ -195,10 +195,10 @@ class BasicTransform(metaclass=TransformMeta):
         raise NotImplementedError(msg)
 
     def run(self, call: Call, slot: bytes, *, force: bool = False) -> None:
-        """Apply the transform to the targets of `call` if its gate at `slot` lets it, or if forced."""
+        """Apply the transform to the targets of `call` if its gate at `slot` lets it, or if forced and p > 0."""
         draws = call.draws
         draws.move(call.key, slot)
-        if self.p < 1.0 and not force and draws.gate >= self.p:
+        if self.p < 1.0 and (self.p <= 0.0 if force else draws.gate >= self.p):
             return
         params = self.draw(draws, call)
         if call.records is not None:
