@@ -26,6 +26,18 @@ def shuffled(image: Image, order: Sequence[int]) -> Image:
     return cv2.merge([found[channel] for channel in order])
 
 
+def in_turns(image: Image, work: Callable[[Image], Image], most: int = _MAX_CV_CHANNELS) -> Image:
+    """`work` on the whole image, or on at most `most` channels after the other where there are more."""
+    num_channels = image.shape[2] if image.ndim == 3 else 1
+    if num_channels <= most:
+        done = work(image)
+        return done if done.ndim == image.ndim else done.reshape(*done.shape[:2], 1)
+    turns = [
+        np.ascontiguousarray(image[:, :, first : first + most]) for first in range(0, num_channels, most)
+    ]
+    return np.dstack([work(turn) for turn in turns])
+
+
 def to_grey(image: Image, method: str, num_channels: int) -> Image:
     """(H, W, num_channels): the grey of an image (H, W, C) by `method`, repeated."""
     if method in _RGB_ONLY and image.shape[2] != 3:

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import RecipeError
 from .arguments import INTERPOLATIONS, integer_range, number_range, one_of, refuse
 from .base import Array, ImageOnlyTransform, Params
+from .channels import in_turns
 from .pointwise import as_bytes, as_floats
 from .tables import check_dtype
 
@@ -139,15 +140,15 @@ class Downscale(ImageOnlyTransform):
         check_dtype(self, img)
         if img.dtype != np.uint8:
             return as_floats(self.apply(as_bytes(img), **params))
+        return in_turns(img, lambda part: self._downscaled(part, params["scale"]))
+
+    def _downscaled(self, img: Array, scale: float) -> Array:
+        """An image of at most four channels with fewer details."""
         height, width = img.shape[:2]
-        scale, down, up = (
-            params["scale"],
-            self.interpolation_pair["downscale"],
-            self.interpolation_pair["upscale"],
-        )
+        down = self.interpolation_pair["downscale"]
         if min(height, width) * scale > 0.5:
             small = cv2.resize(img, None, fx=scale, fy=scale, interpolation=down)
         else:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             small = cv2.resize(img, size, interpolation=down)
-        return cv2.resize(small, (width, height), interpolation=up).reshape(img.shape)
+        return cv2.resize(small, (width, height), interpolation=self.interpolation_pair["upscale"])

@@ -36,7 +36,7 @@ def equalize_table_cv(counts: Array) -> Table:
 
 
 def equalize_table_pil(counts: Array) -> Table | None:
-    """Pillow's equalization; None where the image stays as it is."""
+    """Pillow's equalization, but that a value counts among those below it, as in 2.0.8; None: it stays as it is."""
     found = counts[counts > 0]
     step = np.sum(found[:-1]) // 255 if len(found) > 1 else 0
     if not step:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from .channels import in_turns
 
 Array = npt.NDArray[Any]
 
@@ -77,18 +78,11 @@ def box_blurred(image: Array, size: int) -> Array:
 
 def median_blurred(image: Array, size: int) -> Array:
     """The median of each square of side `size`, of a uint8 image."""
-    return _by_channels(image, lambda part: cv2.medianBlur(part, size), _MEDIAN_CHANNELS)
+    most = 1 if image.ndim == 3 and image.shape[2] not in _MEDIAN_CHANNELS else 4
+    return in_turns(image, lambda part: cv2.medianBlur(part, size), most)
 
 
 def _finished(result: Array, image: Array) -> Array:
     if result.dtype != np.uint8:
         np.clip(result, 0, 1, out=result)
     return result.reshape(image.shape)
-
-
-def _by_channels(image: Array, work: Callable[[Array], Array], known: frozenset[int]) -> Array:
-    """`work` on the whole image, or channel by channel if OpenCV does not take that many."""
-    num_channels = image.shape[2] if image.ndim == 3 else 1
-    if num_channels in known:
-        return work(image).reshape(image.shape)
-    return np.stack([work(np.ascontiguousarray(image[:, :, c])) for c in range(num_channels)], axis=2)

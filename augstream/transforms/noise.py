@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from .arguments import number, number_range, refuse
 from .base import Array, ImageOnlyTransform, Params
+from .channels import in_turns
 from .grains import (
     Distribution,
     discrete,
@@ -95,7 +96,9 @@ class GaussNoise(ImageOnlyTransform):
     def _enlarged(self, key: bytes, mean: float, sigma: float, shape: tuple[int, ...]) -> Array:
         height, width = (max(1, int(side * self.noise_scale_factor)) for side in shape[:2])
         small = _floats(key, mean, sigma, (height, width, *shape[2:]))
-        return cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR).reshape(shape)
+        return in_turns(
+            small, lambda part: cv2.resize(part, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+        )
 
 
 def _floats(key: bytes, mean: float, sigma: float, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
