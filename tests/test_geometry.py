@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from catalogue_geometry import CASES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -286,6 +287,19 @@ def test_fusing_changes_no_bit():
         np.testing.assert_array_equal(fused(image=image)["image"], plain(image=image)["image"])
 
 
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_fusing_what_went_before_changes_no_bit(name, arguments):
+    image, mask = some_array((97, 83, 3), np.uint8), some_array((97, 83), np.uint8)
+    steps = [A.RandomCrop(70, 60), A.D4(p=1), getattr(A, name)(**arguments), A.HorizontalFlip(p=0.5)]
+    fused, plain = A.Compose(steps, seed=3), A.Compose(steps, seed=3, fused=False)
+    for _ in range(5):
+        found, expected = fused(image=image, mask=mask), plain(image=image, mask=mask)
+        np.testing.assert_array_equal(found["image"], expected["image"])
+        np.testing.assert_array_equal(found["mask"], expected["mask"])
+        assert found["image"].flags.c_contiguous
+    np.testing.assert_array_equal(image, some_array((97, 83, 3), np.uint8))
+
+
 def test_masks_have_their_own_interpolation_and_fill():
     canvas = Canvas(np.array([[0, 200]], np.uint8), is_mask=True)
     A.Resize(1, 9).fuse(canvas, {})
@@ -295,6 +309,24 @@ def test_masks_have_their_own_interpolation_and_fill():
 
 def _pads(width: int) -> dict[str, int]:
     return {f"pad_{side}": width for side in ("top", "bottom", "left", "right")}
+
+
+class Brightening(A.HorizontalFlip):
+    """What a user makes of a finished transform."""
+
+    def apply(self, img, **params):
+        return super().apply(img, **params) + np.uint8(1)
+
+
+class InTheCorner(A.RandomCrop):
+    def get_params_dependent_on_data(self, params, data):
+        return {"crop_coords": (0, 0, self.width, self.height), "pad_params": None}
+
+
+def test_what_a_subclass_overrides_counts():
+    image = some_array((8, 9, 3), np.uint8)
+    result = A.Compose([Brightening(p=1), InTheCorner(4, 5)], seed=1)(image=image)["image"]
+    np.testing.assert_array_equal(result, image[:4, ::-1][:, :5] + np.uint8(1))
 
 
 # Arguments

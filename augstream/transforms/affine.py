@@ -64,7 +64,7 @@ class _AffineTransform(WarpTransform):
         )  # fmt: skip
         self.rotate_method = one_of(self, "rotate_method", rotate_method, ("largest_box", "ellipse"))
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Resample."""
         matrix = params["matrix"]
         if not is_identity(matrix):
@@ -73,7 +73,6 @@ class _AffineTransform(WarpTransform):
                 canvas.readable(), np.array(matrix[:2]), (height, width), self.sampling(canvas)
             )
             canvas.set(pixels)
-        return True
 
     def apply_to_bboxes(self, bboxes: Array, **params: Any) -> Array:
         """The boxes around the moved boxes, or around the moved ellipses in them."""
@@ -284,13 +283,12 @@ class Rotate(_AffineTransform):
             params["crop_coords"] = largest_inside(shape[0], shape[1], angle)
         return params
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Resample, and cut out."""
-        super().fuse(canvas, params)
+        super().perform(canvas, params)
         if self.crop_border:
             x_min, y_min, x_max, y_max = params["crop_coords"]
             canvas.crop(y_min, x_min, y_max, x_max)
-        return True
 
     def apply_to_bboxes(self, bboxes: Array, **params: Any) -> Array:
         """The boxes around the moved boxes, or around the moved ellipses in them."""

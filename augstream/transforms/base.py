@@ -108,6 +108,15 @@ class BasicTransform(metaclass=TransformMeta):
     _legacy: ClassVar[Mapping[str, str]] = {}
     init_arguments: dict[str, Any]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let what a subclass overrides count: its `apply` before an inherited `fuse`, its hooks before `draw`."""
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__.keys()
+        if "fuse" not in own and own & {"apply", "apply_to_mask"}:
+            cls.fuse = BasicTransform.fuse  # type: ignore[method-assign]  # meant
+        if "draw" not in own and own & {"get_params", "get_params_dependent_on_data"}:
+            cls.draw = BasicTransform.draw  # type: ignore[method-assign]  # meant
+
     def __init__(self, p: float = 0.5) -> None:
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
             msg = f"{type(self).__name__}: p is a probability from 0 to 1, got {p!r}"

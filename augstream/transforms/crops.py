@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from .call import View
 
 
-def random_box(size: Size, crop: Size, rng: Draws) -> Box:
-    """The box of a crop of `crop`, at most, anywhere in an image of `size`, all places equally likely."""
-    height, width = min(crop[0], size[0]), min(crop[1], size[1])
+def random_box(size: tuple[int, ...], crop: Size, rng: Draws) -> Box:
+    """The box of a crop of `crop` anywhere in an image of `size`, all places equally likely."""
+    height, width = crop
     y = int((size[0] - height + 1) * rng.random())
     x = int((size[1] - width + 1) * rng.random())
     return x, y, x + width, y + height
 
 
-def center_box(size: Size, crop: Size) -> Box:
+def center_box(size: tuple[int, ...], crop: Size) -> Box:
     """The box of a crop of `crop` in the middle of an image of `size`."""
     y, x = (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
     return x, y, x + crop[1], y + crop[0]
@@ -70,14 +70,13 @@ class _PaddedCrop(GeometricTransform):
         self.fill = fill_value(self, "fill", fill)
         self.fill_mask = fill_value(self, "fill_mask", fill_mask)
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Crop, as a view; pad first if it must be."""
         if params["pad_params"] is not None:
             fill = self.fill_mask if canvas.is_mask else self.fill
             canvas.set(pad(canvas.readable(), borders_of(params["pad_params"]), self.border_mode, fill))
         x_min, y_min, x_max, y_max = params["crop_coords"]
         canvas.crop(y_min, x_min, y_max, x_max)
-        return True
 
     def apply_to_bboxes(self, bboxes: Array, **params: Any) -> Array:
         """The boxes on the crop."""
@@ -118,22 +117,22 @@ class _SizedCrop(_PaddedCrop):
         self.height = integer(self, "height", height, 1)
         self.width = integer(self, "width", width, 1)
 
-    def box_in(self, size: Size, rng: Draws) -> Box:
+    def box_in(self, size: tuple[int, ...], rng: Draws) -> Box:
         """The box to crop from an image of `size`, which is large enough."""
         raise NotImplementedError
 
     def draw(self, rng: Draws, view: View) -> Params:
         """Find the borders, if there must be some, and the box."""
-        height, width = view.shape[:2]
-        rows, columns = max(0, self.height - height), max(0, self.width - width)
-        if not rows and not columns:
-            return {"crop_coords": self.box_in((height, width), rng), "pad_params": None}
+        height, width = size = view.shape[:2]
+        if self.height <= height and self.width <= width:
+            return {"crop_coords": self.box_in(size, rng), "pad_params": None}
         if not self.pad_if_needed:
             msg = (
                 f"{type(self).__name__}: a crop of {self.height} x {self.width} does not fit an image of "
                 f"{height} x {width}; pass pad_if_needed=True, or resize first"
             )
             raise RecipeError(msg)
+        rows, columns = max(0, self.height - height), max(0, self.width - width)
         borders = borders_for(rows, columns, self.pad_position, rng)
         box = self.box_in((height + rows, width + columns), rng)
         return {"crop_coords": box, "pad_params": border_params(borders)}
@@ -145,7 +144,7 @@ class RandomCrop(_SizedCrop):
     A smaller image is an error, or is padded first if `pad_if_needed`; `pad_position` is where it then lies.
     """
 
-    def box_in(self, size: Size, rng: Draws) -> Box:
+    def box_in(self, size: tuple[int, ...], rng: Draws) -> Box:
         """Anywhere."""
         return random_box(size, (self.height, self.width), rng)
 
@@ -156,7 +155,7 @@ class CenterCrop(_SizedCrop):
     A smaller image is an error, or is padded first if `pad_if_needed`; `pad_position` is where it then lies.
     """
 
-    def box_in(self, size: Size, rng: Draws) -> Box:
+    def box_in(self, size: tuple[int, ...], rng: Draws) -> Box:
         """In the middle."""
         return center_box(size, (self.height, self.width))
 
@@ -218,13 +217,12 @@ class _ResizedCrop(ResamplingTransform):
         super().__init__(interpolation, mask_interpolation, area_for_downscale, p)
         self.size = image_size(self, size, height, width)
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Crop, as a view, and resize from it."""
         x_min, y_min, x_max, y_max = params["crop_coords"]
         canvas.crop(y_min, x_min, y_max, x_max)
         height, width = self.size
         self.resize(canvas, self.size, shrinks=height < y_max - y_min or width < x_max - x_min)
-        return True
 
     def apply_to_bboxes(self, bboxes: Array, **params: Any) -> Array:
         """The boxes on the crop."""
@@ -267,9 +265,10 @@ class RandomSizedCrop(_ResizedCrop):
 
     def draw(self, rng: Draws, view: View) -> Params:
         """Draw the box's height, then its place."""
+        size = view.shape[:2]
         height = rng.randint(*self.min_max_height)
-        crop = (height, max(1, int(height * self.w2h_ratio)))
-        return {"crop_coords": random_box((view.shape[0], view.shape[1]), crop, rng)}
+        width = max(1, int(height * self.w2h_ratio))
+        return {"crop_coords": random_box(size, (min(height, size[0]), min(width, size[1])), rng)}
 
 
 class RandomResizedCrop(_ResizedCrop):

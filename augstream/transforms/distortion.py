@@ -61,11 +61,10 @@ class _Distortion(WarpTransform):
     def _maps_of(self, params: Params, shape: tuple[int, ...]) -> Maps:
         return (params["map_x"], params["map_y"]) if "map_x" in params else self.maps(params, shape)
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Resample."""
         map_x, map_y = self._maps_of(params, canvas.shape)
         canvas.set(remap(canvas.readable(), map_x, map_y, self.sampling(canvas)))
-        return True
 
     def apply_to_bboxes(self, bboxes: Array, **params: Any) -> Array:
         """The boxes around the moved pixels of the boxes."""

@@ -54,12 +54,12 @@ class _HoleTransform(GeometricTransform):
             params["key"] = rng.subkey().hex()
         return params
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Fill the holes."""
         holes = params["holes"]
         fill = self.fill_mask if canvas.is_mask else self.fill
         if fill is None or not len(holes):
-            return True
+            return
         if isinstance(fill, (tuple, float, int)):
             canvas.set(filled(canvas.readable(), holes, fill))
         elif fill.startswith("inpaint"):
@@ -67,7 +67,6 @@ class _HoleTransform(GeometricTransform):
         else:
             rng = generator(bytes.fromhex(params["key"]))
             canvas.set(filled_at_random(canvas.readable(), holes, rng, uniform=fill == "random_uniform"))
-        return True
 
     def apply_params(self, call: Call, params: Params) -> None:
         """Tell what hides boxes and keypoints how much of them must be seen."""

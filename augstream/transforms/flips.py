@@ -42,7 +42,7 @@ class _SquareTransform(GeometricTransform):
         """The symmetry that `params` mean."""
         raise NotImplementedError
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Turn the canvas."""
         transposed, flip_y, flip_x = self.symmetry(params)
         if transposed:
@@ -51,7 +51,6 @@ class _SquareTransform(GeometricTransform):
             canvas.vflip()
         if flip_x:
             canvas.hflip()
-        return True
 
     def apply_to_bboxes(self, bboxes: Array, **params: Any) -> Array:
         """The turned boxes."""

@@ -11,14 +11,19 @@ from .canvas import Canvas
 
 
 class GeometricTransform(DualTransform):
-    """A transform that is said by `fuse`, for images and masks: as views where that is exact.
+    """A transform that is said by `perform`, for images and masks: as views where that is exact.
 
     `canvas.is_mask` tells masks, which have their own interpolation and fill.
     """
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
-        """Do the work on `canvas`, and return True."""
+    def perform(self, canvas: Canvas, params: Params) -> None:
+        """Do the work on `canvas`."""
         raise NotImplementedError
+
+    def fuse(self, canvas: Canvas, params: Params) -> bool:
+        """Do the work on `canvas`."""
+        self.perform(canvas, params)
+        return True
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The transformed image, an array of its own."""
@@ -29,6 +34,6 @@ class GeometricTransform(DualTransform):
         return self._on(Canvas(mask, is_mask=True), mask, params)
 
     def _on(self, canvas: Canvas, given: Array, params: Params) -> Array:
-        self.fuse(canvas, params)
+        self.perform(canvas, params)
         pixels = canvas.pixels()
         return pixels.copy() if np.may_share_memory(pixels, given) else pixels

@@ -49,13 +49,12 @@ class _BorderTransform(GeometricTransform):
         self.fill = fill_value(self, "fill", fill)
         self.fill_mask = fill_value(self, "fill_mask", fill_mask)
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Add the borders."""
         borders = borders_of(params)
         if any(borders):
             fill = self.fill_mask if canvas.is_mask else self.fill
             canvas.set(pad(canvas.readable(), borders, self.border_mode, fill))
-        return True
 
     def apply_to_bboxes(self, bboxes: Array, **params: Any) -> Array:
         """The boxes on the larger image; mirrored borders show them again."""

@@ -83,11 +83,10 @@ class Perspective(WarpTransform):
             max_height = int(max(2, math.dist(left_top, left_bottom), math.dist(right_top, right_bottom)))
         return {"matrix": matrix.tolist(), "max_height": max_height, "max_width": max_width}
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Resample."""
         matrix, size = self._output(params, canvas.shape)
         canvas.set(warp_perspective(canvas.readable(), np.array(matrix), size, self.sampling(canvas)))
-        return True
 
     def _output(self, params: Params, shape: tuple[int, ...]) -> tuple[Matrix, Size]:
         """The matrix to the output, and the output's size."""

@@ -74,11 +74,10 @@ class Resize(ResamplingTransform):
         """Nothing to draw."""
         return {}
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Resize."""
         height, width = canvas.shape[:2]
         self.resize(canvas, (self.height, self.width), shrinks=self.height < height or self.width < width)
-        return True
 
     def apply_to_keypoints(self, keypoints: Array, **params: Any) -> Array:
         """The keypoints, moved with the pixels."""
@@ -93,11 +92,10 @@ class _ScaleTransform(ResamplingTransform):
         """The new size: rounded, at least a pixel."""
         return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def perform(self, canvas: Canvas, params: Params) -> None:
         """Resize."""
         scale = params["scale"]
         self.resize(canvas, self.size_of(canvas.shape, scale), shrinks=scale < 1)
-        return True
 
     def apply_to_keypoints(self, keypoints: Array, **params: Any) -> Array:
         """The keypoints, moved with the pixels."""
