@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import json
 import math
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -467,3 +469,64 @@ def test_yaml_is_plain() -> None:
     buffer = io.StringIO()
     A.save(pipeline(), buffer, data_format="yaml")
     assert yaml.safe_load(buffer.getvalue()) == A.to_dict(pipeline())
+
+
+# Any file
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value inside `value`."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inside for place in places(item, (*path, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    changed = value.copy()
+    changed[path[0]] = replaced(value[path[0]], path[1:], new)
+    return changed
+
+
+@functools.cache
+def everything() -> dict[str, Any]:
+    """A saved pipeline of every transform there is."""
+    import catalogue_geometry
+    import catalogue_pixels
+
+    made = {
+        name: getattr(A, name)(**arguments)
+        for name, arguments in [*catalogue_geometry.CASES, *catalogue_pixels.CASES]
+    }
+    return A.to_dict(pipeline(save_applied_params=True) + list(made.values()))
+
+
+strange = st.one_of(
+    st.recursive(
+        st.one_of(
+            st.none(), st.booleans(), st.integers(-5, 5), st.floats(), st.text(max_size=3), st.just(10**400)
+        ),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.dictionaries(st.sampled_from(["x", "y", "$class", "p"]), inner, max_size=2),
+        ),
+        max_leaves=4,
+    ),
+    st.sampled_from(
+        [{"$class": "NoOp"}, {"$class": "Compose"}, {"$tuple": [1]}, {"$array": [1], "dtype": "V9"}]
+    ),
+)
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_a_damaged_file_is_a_pipeline_or_a_recipe_error(data: st.DataObject) -> None:
+    saved = everything()
+    for _ in range(data.draw(st.integers(1, 2))):
+        saved = replaced(saved, data.draw(st.sampled_from(places(saved))), data.draw(strange))
+        if not isinstance(saved, dict):
+            break
+    with contextlib.suppress(RecipeError):
+        assert isinstance(
+            A.from_dict(saved, nonserializable={"shift": SHIFT}), (A.BaseCompose, A.BasicTransform)
+        )
