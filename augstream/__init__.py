@@ -18,6 +18,7 @@ _ROOMS = {
     "indexing": ("build_index",),
     "dataset": ("StreamDataset",),
     "loader": ("StreamLoader",),
+    "mixture": ("Mixture",),
     "transforms.base": ("BasicTransform", "DualTransform", "ImageOnlyTransform", "NoOp"),
     "transforms.compose": ("Compose",),
     "transforms.node": ("BaseCompose",),

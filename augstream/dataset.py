@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,16 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .augment import Sample, as_stage, fingerprint
-from .batching import Batcher, CollateFn, Made, OnError, Skipped, Skips
+from .batching import Batcher, CollateFn, Definition, Made, OnError, Skipped, Skips
 from .decode import Field, Fields
 from .encoded import DecodeMode
 from .epochs import EpochBoard
 from .images import MAX_PIXELS
 from .indexing import Shards, build_index
+from .mixing import MixtureRecipe
 from .order import DEFAULT_WINDOW, Recipe, Tail
 from .plan import Topology
-from .ranks import find_topology
+from .ranks import detected, find_topology
 from .shards import IndexedShards
 from .slots import LocalSlots
 from .state import StreamState, check
@@ -28,76 +30,21 @@ from .stream import FULL_SCOPE, Stream
 _log = logging.getLogger("augstream.stream")
 
 
-class StreamDataset(IterableDataset[Any]):
-    """Batches of augmented samples from tar shards, as a pure function of (shards, seed, recipe, epoch).
+class BatchDataset(IterableDataset[Any]):
+    """Batches of a definition, as torch iterates a dataset: what a stream and a mixture of streams have in common.
 
-    shards: a path, brace pattern, glob or directory, a list of these, or an index.
-    transform: a `Compose`, a function ``f(sample, rng)``, or None.
-    batch_size, seed, shuffle, window, lanes, unit, drop_last, tail: the order; see `Recipe`.
-    fields: which members become which fields of a sample, and how; see `Fields`.
-    scope: what a sample's randomness depends on besides its key: shard, the worker (lane) that owns the
-    shard, and
-        the epoch. Leave out "epoch" to augment each sample the same in every epoch.
-    on_error: "raise" the error of a sample that fails, or "skip" the sample: its batch is shorter, nothing
-    else
-        moves, and the log says so once a shard.
-    collate_fn: makes the batch of a list of samples; see `collate`.
-    rank, world_size: which share is ours, where neither torch.distributed nor torchrun says so.
-    with_address: put ``__address__`` into every batch. max_pixels: refuse larger images. verify_checksums:
-        compare every sample with the checksum in its index. cache_dir: where indexes are kept.
-    decode: how much of an image a `Compose` decodes. "region": what its first crop needs, which gives the same
-        pixels as "full"; "scaled": that, and at 1/2, 1/4 or 1/8 where a resize follows and leaves fewer pixels,
-        which gives others.
-
-    Each item is a batch: a dict of tensors and lists, with ``__key__`` and ``__shard__``. A pass over the
-    dataset is an epoch, in the main process and in ``DataLoader(dataset, batch_size=None, num_workers=n)``,
-    which gives the same batches for every n; each further pass is the next epoch.
-
-    Not promised: sense, where two loaders run over one dataset object at the same time (see `EpochBoard`);
-    a position in mid-epoch of a stock DataLoader's workers, which only the consumer knows: see
-    `state_dict`.
+    `stream` is the definition. Each item is a batch. A pass over the dataset is an epoch, in the main process
+    and in a DataLoader's workers, and each further pass is the next epoch. ranks: (rank, world size), given or
+    None.
     """
 
-    def __init__(
-        self,
-        shards: Shards,
-        transform: Any = None,
-        *,
-        batch_size: int,
-        seed: int,
-        fields: Mapping[str, str | Field] | None = None,
-        shuffle: bool = True,
-        window: int = DEFAULT_WINDOW,
-        lanes: int = 8,
-        unit: int | None = None,
-        drop_last: bool = False,
-        tail: Tail = "drop",
-        scope: tuple[str, ...] = FULL_SCOPE,
-        on_error: OnError = "raise",
-        collate_fn: CollateFn | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-        with_address: bool = False,
-        max_pixels: int = MAX_PIXELS,
-        decode: DecodeMode = "region",
-        verify_checksums: bool = False,
-        cache_dir: str | None = None,
-    ) -> None:
+    stream: Definition
+
+    def __init__(self, stream: Definition, ranks: tuple[int | None, int | None]) -> None:
         super().__init__()
-        recipe = Recipe(seed, batch_size, unit, lanes, shuffle, window, drop_last, tail)
-        self.transform = transform
-        self.stream = Stream(
-            index=build_index(shards, cache_dir=cache_dir),
-            recipe=recipe,
-            fields=Fields(fields, max_pixels=max_pixels, mode=decode),
-            stage=as_stage(transform),
-            scope=scope,
-            on_error=on_error,
-            collate_fn=collate_fn,
-            with_address=with_address,
-            verify_checksums=verify_checksums,
-        )
-        self._ranks = (rank, world_size)
+        self.stream = stream
+        self.ranks = ranks
+        self._told: tuple[int, int] | None = None
         self._board = EpochBoard()
         self._board.share()
         self._skips: tuple[tuple[str, str], ...] = ()
@@ -105,25 +52,29 @@ class StreamDataset(IterableDataset[Any]):
         self.stream.plan(self.topology())  # refuses an epoch of nothing now, and not in a worker
 
     @property
-    def index(self) -> IndexedShards:
-        """The shards and their samples."""
-        return self.stream.index
-
-    @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> Recipe | MixtureRecipe:
         """All that decides the order."""
-        return self.stream.recipe
+        raise NotImplementedError
 
     @property
     def fingerprint(self) -> str | None:
-        """What a saved state knows of the transform, to notice that it changed."""
-        found = fingerprint(self.transform)
-        scaled = self.stream.fields.mode == "scaled"  # other pixels, as from another transform
-        return f"{found} scaled" if scaled and found is not None else found
+        """What a saved state knows of the transforms, to notice that they changed."""
+        raise NotImplementedError
+
+    @property
+    def sources(self) -> str:
+        """What a saved state knows of the shards."""
+        raise NotImplementedError
 
     def topology(self, num_workers: int = 0) -> Topology:
         """Which rank of how many we are."""
-        return find_topology(*self._ranks, num_workers=num_workers)
+        return find_topology(*self.ranks, num_workers=num_workers, told=self._told)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        if get_spawning_popen() is not None:  # the process that is started may not see what says our rank
+            state["_told"] = detected()[0]
+        return state
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch on this rank."""
@@ -150,13 +101,6 @@ class StreamDataset(IterableDataset[Any]):
         made = made_locally(maker, slots, epoch, units, self._skips)
         log.note(made.skipped)
         return as_tensors(made.batch)
-
-    def sample(self, *, epoch: int, shard: str, key: str) -> Sample:
-        """One augmented sample alone, with numpy arrays, as it is in every run; nothing else is read.
-
-        `shard` is the shard's name, `key` the sample's ``__key__``.
-        """
-        return self.stream.sample(epoch, shard, key)
 
     # Position
 
@@ -200,7 +144,7 @@ class StreamDataset(IterableDataset[Any]):
             epoch=epoch,
             units=units,
             recipe=self.recipe.to_dict(),
-            index=self.index.fingerprint,
+            index=self.sources,
             transform=self.fingerprint,
             skipped=skips,
         )
@@ -208,11 +152,120 @@ class StreamDataset(IterableDataset[Any]):
     def checked_state(self, state: Any) -> StreamState:
         """`state`, if this stream can continue it exactly; a place at an epoch's end is the start of the next."""
         text = isinstance(state, (str, bytes))
-        loaded = StreamState.from_json(state) if text else StreamState.from_dict(state)
-        check(loaded, self.recipe, self.index, transform=self.fingerprint, stacklevel=4)
+        loaded = self._checked(StreamState.from_json(state) if text else StreamState.from_dict(state))
         if loaded.units and not self.stream.plan(self.topology(), loaded.units).num_steps:
             return self.state_at(loaded.epoch + 1, 0, loaded.skipped)
         return loaded
+
+    def _checked(self, state: StreamState) -> StreamState:
+        """`state`, or one of the same place, if it is of this stream; else raise `StateError`."""
+        raise NotImplementedError
+
+
+class StreamDataset(BatchDataset):
+    """Batches of augmented samples from tar shards, as a pure function of (shards, seed, recipe, epoch).
+
+    shards: a path, brace pattern, glob or directory, a list of these, or an index.
+    transform: a `Compose`, a function ``f(sample, rng)``, or None.
+    batch_size, seed, shuffle, window, lanes, unit, drop_last, tail: the order; see `Recipe`.
+    fields: which members become which fields of a sample, and how; see `Fields`.
+    scope: what a sample's randomness depends on besides its key: shard, the worker (lane) that owns the
+    shard, and
+        the epoch. Leave out "epoch" to augment each sample the same in every epoch.
+    on_error: "raise" the error of a sample that fails, or "skip" the sample: its batch is shorter, nothing
+    else
+        moves, and the log says so once a shard.
+    collate_fn: makes the batch of a list of samples; see `collate`.
+    rank, world_size: which share is ours, where neither torch.distributed nor torchrun says so.
+    with_address: put ``__address__`` into every batch. max_pixels: refuse larger images. verify_checksums:
+        compare every sample with the checksum in its index. cache_dir: where indexes are kept.
+    decode: how much of an image a `Compose` decodes. "region": what its first crop needs, which gives the same
+        pixels as "full"; "scaled": that, and at 1/2, 1/4 or 1/8 where a resize follows and leaves fewer pixels,
+        which gives others.
+
+    Each item is a batch: a dict of tensors and lists, with ``__key__`` and ``__shard__``. A pass over the
+    dataset is an epoch, in the main process and in ``DataLoader(dataset, batch_size=None, num_workers=n)``,
+    which gives the same batches for every n; each further pass is the next epoch.
+
+    Not promised: sense, where two loaders run over one dataset object at the same time (see `EpochBoard`);
+    a position in mid-epoch of a stock DataLoader's workers, which only the consumer knows: see
+    `state_dict`.
+    """
+
+    stream: Stream
+
+    def __init__(
+        self,
+        shards: Shards,
+        transform: Any = None,
+        *,
+        batch_size: int,
+        seed: int,
+        fields: Mapping[str, str | Field] | None = None,
+        shuffle: bool = True,
+        window: int = DEFAULT_WINDOW,
+        lanes: int = 8,
+        unit: int | None = None,
+        drop_last: bool = False,
+        tail: Tail = "drop",
+        scope: tuple[str, ...] = FULL_SCOPE,
+        on_error: OnError = "raise",
+        collate_fn: CollateFn | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        with_address: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        decode: DecodeMode = "region",
+        verify_checksums: bool = False,
+        cache_dir: str | None = None,
+    ) -> None:
+        recipe = Recipe(seed, batch_size, unit, lanes, shuffle, window, drop_last, tail)
+        self.transform = transform
+        stream = Stream(
+            index=build_index(shards, cache_dir=cache_dir),
+            recipe=recipe,
+            fields=Fields(fields, max_pixels=max_pixels, mode=decode),
+            stage=as_stage(transform),
+            scope=scope,
+            on_error=on_error,
+            collate_fn=collate_fn,
+            with_address=with_address,
+            verify_checksums=verify_checksums,
+        )
+        super().__init__(stream, (rank, world_size))
+
+    @property
+    def index(self) -> IndexedShards:
+        """The shards and their samples."""
+        return self.stream.index
+
+    @property
+    def recipe(self) -> Recipe:
+        """All that decides the order."""
+        return self.stream.recipe
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What a saved state knows of the transform, to notice that it changed."""
+        found = fingerprint(self.transform)
+        scaled = self.stream.fields.mode == "scaled"  # other pixels, as from another transform
+        return f"{found} scaled" if scaled and found is not None else found
+
+    @property
+    def sources(self) -> str:
+        """What a saved state knows of the shards."""
+        return self.index.fingerprint
+
+    def sample(self, *, epoch: int, shard: str, key: str) -> Sample:
+        """One augmented sample alone, with numpy arrays, as it is in every run; nothing else is read.
+
+        `shard` is the shard's name, `key` the sample's ``__key__``.
+        """
+        return self.stream.sample(epoch, shard, key)
+
+    def _checked(self, state: StreamState) -> StreamState:
+        check(state, self.recipe, self.index, transform=self.fingerprint, stacklevel=5)
+        return state
 
 
 def made_locally(maker: Batcher[Any], slots: LocalSlots, epoch: int, units: range, skips: Skips) -> Made:

@@ -6,17 +6,19 @@ import logging
 import multiprocessing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from multiprocessing.context import BaseContext
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from .batching import Definition, Made, Skips
-from .dataset import SkipLog, StreamDataset, as_tensors, made_locally
-from .errors import RecipeError, StateError, WorkerError
+from .dataset import BatchDataset, SkipLog, as_tensors, made_locally
+from .errors import RecipeError, StateError, TopologyError, WorkerError
 from .order import check_count
 from .plan import Topology
 from .pool import PoisonError, Pool
+from .ranks import Standing, assert_in_step
 from .slots import LocalSlots
 
 _log = logging.getLogger("augstream.loader")
@@ -89,8 +91,8 @@ class Here:
 
 
 class StreamLoader:
-    """Iterate the batches of a `StreamDataset`, computed by `num_workers` processes that may die at any
-    moment.
+    """Iterate the batches of a `StreamDataset` or `Mixture`, computed by `num_workers` processes that may die
+    at any moment.
 
     ``for batch in loader`` runs the rest of the current epoch, then `epoch` is the next one. The batches
     are the same for any number of workers, prefetch factor and start method. `state_dict()` is exact after
@@ -112,7 +114,7 @@ class StreamLoader:
 
     def __init__(
         self,
-        dataset: StreamDataset,
+        dataset: BatchDataset,
         *,
         num_workers: int = 0,
         prefetch_factor: int = 2,
@@ -121,8 +123,9 @@ class StreamLoader:
         timeout_s: float | None = 120.0,
         max_respawns: int = 3,
     ) -> None:
-        if not isinstance(dataset, StreamDataset):
-            msg = f"StreamLoader iterates a StreamDataset, got {type(dataset).__name__}; pass A.StreamDataset(...)"
+        if not isinstance(dataset, BatchDataset):
+            given = type(dataset).__name__
+            msg = f"StreamLoader iterates a StreamDataset or Mixture, got {given}; pass A.StreamDataset(...)"
             raise RecipeError(msg)
         if timeout_s is not None and not timeout_s > 0:
             msg = f"timeout_s must be a positive number of seconds or None, got {timeout_s!r}"
@@ -140,7 +143,7 @@ class StreamLoader:
         self._begun = False
         self._skips: tuple[tuple[str, str], ...] = ()
         self._moves = 0
-        self._go(0, 0)
+        self._begin_at(0, 0)
 
     @property
     def num_workers(self) -> int:
@@ -157,6 +160,11 @@ class StreamLoader:
         return len(self.dataset)
 
     # Position
+
+    def _begin_at(self, epoch: int, start_unit: int) -> None:
+        """Be at a place to which the consumer moved."""
+        self._beginning, self._num_delivered = (epoch, start_unit), 0
+        self._go(epoch, start_unit)
 
     def _go(self, epoch: int, start_unit: int) -> None:
         """Be at a place; the source is told when the next batch is wanted."""
@@ -177,7 +185,7 @@ class StreamLoader:
         check_count("epoch", epoch, 0, "epochs are counted from 0")
         if epoch != self._place()[0]:
             self._moves += 1
-            self._go(epoch, 0)
+            self._begin_at(epoch, 0)
 
     def _place(self) -> tuple[int, int]:
         """(epoch, units delivered); the end of an epoch is the start of the next."""
@@ -197,11 +205,34 @@ class StreamLoader:
         loaded = self.dataset.checked_state(state)
         self._moves += 1
         self._skips = loaded.skipped
-        self._go(loaded.epoch, loaded.units)
+        self._begin_at(loaded.epoch, loaded.units)
+
+    def assert_in_step(self, group: Any = None) -> None:
+        """Return if all ranks are at the same place of the same stream; else raise `TopologyError` on all ranks,
+        saying which are not: one that took fewer batches than the others, or resumed from another state.
+
+        Every rank (of `group`, if it is given) has to call it, after the same number of its own batches or steps.
+        It costs one all-gather of four numbers; nothing else here communicates.
+        """
+        self._check_ranks()
+        stream = repr((self.dataset.state_at(0, 0, ()).to_json(), self._topology.world_size))
+        number = int.from_bytes(blake2b(stream.encode(), digest_size=7).digest(), "little")
+        assert_in_step(Standing(number, *self._beginning, self._num_delivered), self._topology, group)
+
+    def _check_ranks(self) -> None:
+        """Raise `TopologyError` if this process has become another rank since the loader was made."""
+        now, then = self.dataset.topology(self.num_workers), self._topology
+        if now != then:
+            msg = (
+                f"the loader was made as rank {then.rank} of {then.world_size}, and now this process is rank "
+                f"{now.rank} of {now.world_size}; make the loader after torch.distributed.init_process_group"
+            )
+            raise TopologyError(msg)
 
     # Batches
 
     def __iter__(self) -> Iterator[Any]:
+        self._check_ranks()
         if self._place()[0] != self._epoch:
             self._roll_over()
         return self._pass(self._moves)
@@ -232,6 +263,7 @@ class StreamLoader:
         started = perf_counter()
         made = self._take()
         self._step += 1
+        self._num_delivered += 1
         self.stats.wait_s += perf_counter() - started
         self.stats.add(made)
         self._log.note(made.skipped)

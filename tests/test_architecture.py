@@ -24,13 +24,13 @@ FLOORS: dict[str, int] = {
     # 1 order: pure functions of numbers; no files, no processes
     "index": 1, "order": 1, "plan": 1, "state": 1, "layout": 1, "mixing": 1,
     # 2 bytes: files, tars, encoded images
-    "decode": 2, "digest": 2, "encoded": 2, "headers": 2, "images": 2, "indexfile": 2, "indexing": 2, "manifests": 2, "shards": 2,
-    "regions": 2, "tarscan": 2, "tarwalk": 2,
+    "decode": 2, "digest": 2, "encoded": 2, "headers": 2, "images": 2, "indexfile": 2, "indexing": 2, "manifests": 2,
+    "shards": 2, "regions": 2, "tarscan": 2, "tarwalk": 2,
     # 3 pixels, and whatever seeds them: and every file of transforms/
     "ambient": 3, "augment": 3, "collate": 3, "epochs": 3, "foreign": 3,
     # 4 engine: torch, processes
-    "batching": 4, "channel": 4, "dataset": 4, "loader": 4, "pool": 4, "ranks": 4, "slots": 4, "stream": 4,
-    "workers": 4,
+    "batching": 4, "channel": 4, "dataset": 4, "loader": 4, "mixture": 4, "pool": 4, "ranks": 4, "slots": 4,
+    "stream": 4, "workers": 4,
     # 5 doors
     "__init__": 5, "__main__": 5, "cli": 5, "testing": 5,
 }  # fmt: skip
