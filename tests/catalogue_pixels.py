@@ -98,6 +98,8 @@ RGB_CASES: list[tuple[str, dict[str, Any]]] = [
     ("Equalize", {"by_channels": False, "p": 1}),
     ("ISONoise", {"p": 1}),
     ("ISONoise", {"color_shift": (0.1, 0.9), "intensity": (0.5, 3), "p": 1}),
+    ("AugMix", {"p": 1}),
+    ("AugMix", {"severity": 8, "mixture_width": 2, "chain_depth": 2, "alpha": 0.5, "all_ops": True, "p": 1}),
     ("Normalize", {}),
     ("Normalize", {"mean": (0.1, 0.2, 0.3), "std": 0.5, "max_pixel_value": 1.0}),
 ]
