@@ -11,9 +11,9 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -151,11 +151,11 @@ class Fields:
         limit = {"max_pixels": self.max_pixels} if field.kind in {"image", "mask"} else {}
         return _DECODERS[field.kind](data, **limit)
 
-    def _assigned(self, raw: Mapping[str, Any], shard: str | None) -> list[tuple[str, str, Field]]:
+    def _assigned(self, raw: Mapping[str, Any], shard: str | None) -> Sequence[tuple[str, str, Field]]:
         """(field name, suffix, how) of what is to be decoded."""
         present = [suffix for suffix in raw if not suffix.startswith("__")]
         if self.spec is None:
-            return _by_default(present)
+            return _by_default(tuple(present))
         assigned = []
         for name, field in self.spec.items():
             suffix = next((suffix for suffix in field.suffixes if suffix in raw), None)
@@ -169,7 +169,8 @@ class Fields:
         return assigned
 
 
-def _by_default(present: list[str]) -> list[tuple[str, str, Field]]:
+@lru_cache(maxsize=256)
+def _by_default(present: tuple[str, ...]) -> Sequence[tuple[str, str, Field]]:
     images = [suffix for suffix in present if suffix.rsplit(".", 1)[-1] in IMAGE_SUFFIXES]
     # A bare "jpg" goes before "mask.png", whichever comes first in the shard.
     image = next((suffix for suffix in images if suffix in IMAGE_SUFFIXES), images[0] if images else None)

@@ -90,7 +90,7 @@ class EncodedImage:
                 return self._decode_scaled((y0, x0, y1, x1), 8 if factor >= 8 else 4 if factor >= 4 else 2)
         share = (y1 - y0) * (x1 - x0) / (height * width)
         if share < _MAX_SHARE and height * width >= _MIN_PIXELS and self.mode != "full":
-            part = decode_region(self._data, (y0, x0, y1, x1))
+            part = decode_region(self._data, (y0, x0, y1, x1), self._header)
             if part is not None:
                 return part
         whole = decode_checked(self._data, self._header, self._max_pixels)

@@ -25,7 +25,7 @@ class ImageHeader:
 
     channels: as stored (a palette image has 1), None where the header doesn't tell. bits: per channel, as
     stored.
-    data_at: JPEG only, the offset of its first scan. progressive, palette, animated: as the words say.
+    data_at, frame_at: JPEG only, the offsets of its first scan and of its frame. progressive, palette, animated: as the words say.
     """
 
     format: str
@@ -37,6 +37,7 @@ class ImageHeader:
     animated: bool = False
     progressive: bool = False
     data_at: int = 0
+    frame_at: int = 0
 
 
 def image_size(data: bytes) -> tuple[int, int, int | None] | None:
@@ -90,7 +91,7 @@ def num_scans(data: bytes, header: ImageHeader) -> int:
 
 
 def _jpeg(data: bytes) -> ImageHeader | None:
-    at = 2
+    at, frame_at = 2, 0
     frame: tuple[int, int, int, int, int] | None = None  # marker, bits, height, width, channels
     for _ in range(_MAX_SEGMENTS):
         at = data.find(b"\xff", at)
@@ -108,13 +109,16 @@ def _jpeg(data: bytes) -> ImageHeader | None:
         if marker in _FRAMES:
             if frame is not None:
                 return None
+            frame_at = at
             frame = (marker, *struct.unpack_from(">BHHB", data, at + 4))
         elif marker == _SOS:
             if frame is None:
                 return None
             kind, bits, height, width, channels = frame
             progressive = kind in {0xC2, 0xC6, 0xCA, 0xCE}
-            return ImageHeader("jpeg", height, width, channels, bits, progressive=progressive, data_at=at)
+            return ImageHeader(
+                "jpeg", height, width, channels, bits, progressive=progressive, data_at=at, frame_at=frame_at
+            )
         at += 2 + length
     return None
 

@@ -7,7 +7,8 @@ decoding, and nothing else changes.
 That interface ends the process when a header makes no sense. So a file is only given to it after every segment
 was checked here, and only if it is of the plainest kind, which nearly all are: baseline, 8 bits, grey or
 three channels, one scan. Inside the scan the library can only warn, and a file that made it warn is left to the
-full decode, as is every other kind.
+full decode, as is every other kind. What is wrong below the region goes unseen, as it does in the full decode, which
+paints something and does not complain.
 
 Source: ITU-T T.81, annexes B and C; libjpeg.txt of libjpeg-turbo ("Partial image decompression").
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -25,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import RecipeError
+from .headers import ImageHeader, read_header
 
 Image = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1: half-open
@@ -41,22 +44,24 @@ _SAMPLINGS = frozenset(
         ((4, 1), (1, 1), (1, 1)),
     ]
 )
+_MAX_SIDE = 65_000  # the library ends somewhere above
+_MAX_KNOWN_BYTES = 2048  # headers longer than that are looked at each time
 _ABI = 62  # the interface that Pillow's wheels and most systems have: struct layouts below
 _RGB = 6  # JCS_EXT_RGB
 _SOF, _DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _COM = 0xC0, 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
 _APP0, _APP14, _APP15 = 0xE0, 0xEE, 0xEF
 
 
-def decode_region(data: bytes, box: Box) -> Image | None:
+def decode_region(data: bytes, box: Box, header: ImageHeader | None = None) -> Image | None:
     """The pixels of `box` (y0, x0, y1, x1), which lies in the image: RGB uint8, a view of a larger array.
 
     Equal to ``full[y0:y1, x0:x1]`` of the full decode by OpenCV. None for what is not done here: other files
-    than plain JPEGs, damaged ones, and where Pillow has no libjpeg-turbo.
+    than plain JPEGs, damaged ones, and where Pillow has no libjpeg-turbo. header: as in `plain_size`.
     """
     library = _library()
     if library is None:
         return None
-    size = plain_size(data)
+    size = plain_size(data, header)
     if size is None:
         return None
     y0, x0, y1, x1 = box
@@ -80,36 +85,48 @@ class _Tables:
 
     quantisation: set[int]
     huffman: set[int]
-    frame: tuple[int, int, tuple[tuple[int, int], ...]] | None = (
-        None  # height, width, (id, quantisation table)
-    )
-    restarts: bool = False
+    components: tuple[tuple[int, int], ...] = ()  # of the frame: identity, quantisation table
 
 
-def plain_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG that the library decodes without an error, whatever its scan holds; else None."""
-    if not data.startswith(b"\xff\xd8"):
+def plain_size(data: bytes, header: ImageHeader | None = None) -> tuple[int, int] | None:
+    """(height, width) of a JPEG that the library decodes without an error, whatever its scan holds; else None.
+
+    header: what `read_header` says, if it was asked already.
+    """
+    header = read_header(data) if header is None else header
+    if header is None or header.format != "jpeg" or max(header.height, header.width) > _MAX_SIDE:
         return None
+    start = header.data_at + 2 + int.from_bytes(data[header.data_at + 2 : header.data_at + 4])
+    if not start < data.rfind(b"\xff\xd9"):
+        return None
+    # Files of one source have one header but for their size, which was looked at, and is left out.
+    head = data[: header.frame_at + 5] + data[header.frame_at + 9 : start]
+    look = _is_plain if len(head) <= _MAX_KNOWN_BYTES else _is_plain.__wrapped__
+    plain = look(head, header.frame_at)
+    return (header.height, header.width) if plain else None
+
+
+@lru_cache(maxsize=512)
+def _is_plain(head: bytes, frame_at: int) -> bool:
+    """Whether all segments up to a scan's data are well formed, and of kinds known here; the frame without its size."""
     tables = _Tables(set(), set())
     at = 2
     try:
         while True:
-            marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
-            body = data[at + 4 : at + 2 + length]
-            if data[at] != 0xFF or length < 2 or len(body) != length - 2:
-                return None
-            at += 2 + length
+            marker, length = head[at + 1], head[at + 2] << 8 | head[at + 3]
+            if head[at] != 0xFF or length < 2:
+                return False
+            if (marker == _SOF) != (at == frame_at):
+                return False
+            end = at + 2 + length - (4 if marker == _SOF else 0)
+            body = head[at + 4 : end]
             if marker == _SOS:
-                plain = tables.frame is not None and _is_plain_scan(body, tables)
-                return (
-                    tables.frame[:2]
-                    if plain and _ends_well(data, at, tables.restarts) and tables.frame
-                    else None
-                )
-            if not _take(marker, body, tables):
-                return None
+                return end == len(head) and _is_plain_scan(body, tables)
+            if end > len(head) or not _take(marker, body, tables):
+                return False
+            at = end
     except IndexError:
-        return None
+        return False
 
 
 def _take(marker: int, body: bytes, tables: _Tables) -> bool:
@@ -121,13 +138,11 @@ def _take(marker: int, body: bytes, tables: _Tables) -> bool:
         tables.huffman.update(found or ())
         return found is not None
     if marker == _SOF:
-        if tables.frame is not None or not _is_plain_frame(body):
+        if tables.components or not _is_plain_frame(body):
             return False
-        components = tuple((body[at], body[at + 2]) for at in range(6, len(body), 3))
-        tables.frame = (body[1] << 8 | body[2], body[3] << 8 | body[4], components)
+        tables.components = tuple((body[at], body[at + 2]) for at in range(2, len(body), 3))
         return True
     if marker == _DRI:
-        tables.restarts = body != b"\0\0"
         return len(body) == 2
     if marker == _APP0:
         return not body.startswith(b"JFIF\0") or body[5:6] == b"\1"
@@ -173,25 +188,22 @@ def _huffman_tables(body: bytes) -> frozenset[int] | None:
 
 
 def _is_plain_frame(body: bytes) -> bool:
-    """Whether a baseline frame has 8 bits, a size, and components as nearly all files have them."""
-    num_components = body[5]
-    if (
-        len(body) != 6 + 3 * num_components
-        or body[0] != 8
-        or not (body[1] or body[2])
-        or not (body[3] or body[4])
-    ):
+    """Whether a baseline frame, given without its size, has 8 bits and components as nearly all files have them."""
+    num_components = body[1]
+    if len(body) != 2 + 3 * num_components or body[0] != 8 or len(set(body[2::3])) != num_components:
         return False
-    if max(body[1], body[3]) >= 0xFF:  # 65,280 and more: the library ends somewhere above
-        return False
-    ids = body[6::3]
-    return tuple((b >> 4, b & 15) for b in body[7::3]) in _SAMPLINGS and len(set(ids)) == num_components
+    return tuple((sampling >> 4, sampling & 15) for sampling in body[3::3]) in _SAMPLINGS
 
 
 def _is_plain_scan(body: bytes, tables: _Tables) -> bool:
     """Whether the scan holds all components in their order, with tables that are there."""
-    components = tables.frame[2] if tables.frame is not None else ()
-    if len(body) != 4 + 2 * len(components) or body[0] != len(components) or body[-3:] != b"\x00\x3f\x00":
+    components = tables.components
+    if (
+        not components
+        or len(body) != 4 + 2 * len(components)
+        or body[0] != len(components)
+        or body[-3:] != b"\x00\x3f\x00"
+    ):
         return False
     for number, (identity, quantisation) in enumerate(components):
         wanted, huffman = body[1 + 2 * number], body[2 + 2 * number]
@@ -200,17 +212,6 @@ def _is_plain_scan(body: bytes, tables: _Tables) -> bool:
         if huffman >> 4 not in tables.huffman or 0x10 | huffman & 15 not in tables.huffman:
             return False
     return True
-
-
-def _ends_well(data: bytes, start: int, restarts: bool) -> bool:
-    """Whether the first mark in the scan's data is the end of the image, restart marks aside."""
-    codes = np.frombuffer(data, np.uint8, -1, start)
-    after = codes[1:]
-    marks = (codes[:-1] == 0xFF) & (after != 0)
-    if restarts:
-        marks &= (after & 0xF8) != 0xD0
-    first = int(marks.argmax()) if marks.size else 0
-    return bool(marks.size and marks[first]) and int(after[first]) == _EOI
 
 
 # The library
@@ -264,16 +265,23 @@ class _Instance:
         library.CreateDecompress(ctypes.addressof(self.decoder), _ABI, ctypes.sizeof(_Decoder))
 
 
+def _function(library: ctypes.CDLL, name: str) -> Any:
+    function = getattr(library, name)
+    function.restype, function.argtypes = _FUNCTIONS[name]
+    return function
+
+
 class _Library:
     """The functions of libjpeg-turbo that Pillow is linked with. Any number of threads may use one instance."""
 
     def __init__(self, path: str) -> None:
         # A symbol is looked up in the library and in all that it is linked with.
-        library = ctypes.CDLL(path)
-        for name, (result, arguments) in _FUNCTIONS.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-            setattr(self, name.removeprefix("jpeg_"), function)
+        library, alone = ctypes.CDLL(path), ctypes.PyDLL(path)
+        for name in _FUNCTIONS:
+            setattr(self, name.removeprefix("jpeg_"), _function(library, name))
+        # Two rows take less time than letting go of the interpreter and taking it back, which is needed only where
+        # other threads wait for it.
+        self.read_scanlines_alone = _function(alone, "jpeg_read_scanlines")
         self._idle: list[_Instance] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -314,7 +322,8 @@ class _Library:
         part = np.empty((bottom - top, width.value, 3), np.uint8)
         first, row_bytes = part.ctypes.data, part.strides[0]
         rows = np.arange(first, first + part.nbytes, row_bytes, dtype=np.uintp)
-        row, left_over, read = rows.ctypes.data, len(part), self.read_scanlines
+        read = self.read_scanlines_alone if threading.active_count() == 1 else self.read_scanlines
+        row, left_over = rows.ctypes.data, len(part)
         while left_over:
             num_read = read(decoder, row, left_over)
             if num_read == 0:

@@ -139,7 +139,6 @@ def test_other_files_are_left_to_the_full_decode() -> None:
         "a start only": b"\xff\xd8",
         "cut": plain[:-2],
         "cut in the header": plain[:100],
-        "a mark inside the scan": plain[:-300] + b"\xff\xc4\x00\x03\x00" + plain[-300:],
     }
     for name, file in others.items():
         assert decode_region(file, (0, 0, 1, 1)) is None, name
@@ -158,6 +157,12 @@ def test_a_damaged_scan_gives_the_full_decodes_pixels_or_none() -> None:
         if part is not None:
             assert np.array_equal(part, decode_image(bytes(damaged))[40:70, 20:90])
     assert seen == {False, True}
+
+
+def test_a_mark_below_the_region_goes_unseen_as_in_the_full_decode() -> None:
+    plain = jpeg(90, 121, "4:2:0")
+    for mark in (b"\xff\xc4\x00\x03\x00", b"\xff\xd9", b"\xff\xd8", b"\xff\xda"):
+        assert_exact(plain[:-300] + mark + plain[-300:], (0, 0, 20, 121))
 
 
 def test_many_threads_share_the_library() -> None:
@@ -201,21 +206,25 @@ from augstream.regions import decode_region, plain_size
 
 rng = np.random.default_rng(int(sys.argv[1]))
 given = [open(path, "rb").read() for path in sys.argv[2:]]
+MARKS = [0xC0, 0xC4, 0xCC, 0xD3, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xE0, 0xFF, 0x01]
 done = {"plain": 0, "refused": 0}
 for _ in range(4000):
     file = bytearray(given[rng.integers(len(given))])
     header = file.index(b"\\xff\\xda") + 14
     for _ in range(rng.integers(1, 4)):
         at = int(rng.integers(2, header if rng.random() < 0.7 else len(file)))
-        kind = rng.integers(4)
+        kind = rng.integers(5)
         if kind == 0:
             file[at] = rng.integers(256)
         elif kind == 1:
             file[at] ^= 1 << int(rng.integers(8))
         elif kind == 2:
             del file[at : at + int(rng.integers(1, 30))]
-        else:
+        elif kind == 3:
             file[at:at] = rng.bytes(int(rng.integers(1, 5)))
+        else:
+            at = int(rng.integers(min(header, len(file)), len(file) + 1))
+            file[at:at] = bytes([0xFF, MARKS[rng.integers(len(MARKS))], 0, rng.integers(9)])
         if len(file) < 40:
             break
     file = bytes(file)
