@@ -1,0 +1,49 @@
+"""`scripts/bench`: what augstream costs, measured against plain OpenCV and against what it replaces."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from pathlib import Path
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from harness import machine, save
+
+BENCHMARKS = {
+    "throughput": "images a second of the whole stream, against webdataset + albumentations",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("benchmarks", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all if none is named")
+    parser.add_argument("--rounds", type=int, default=7, help="how many turns each contender has")
+    parser.add_argument(
+        "--quick", action="store_true", help="less data and fewer rounds, to see that it works"
+    )
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures are added")
+    parser.add_argument(
+        "--data", type=Path, default=Path.home() / ".cache" / "augstream-bench", help="made once"
+    )
+    parser.add_argument("--recipes", default="R1,R2", help="throughput: which")
+    parser.add_argument("--workers", default="0,2", help="throughput: with how many workers")
+    parser.add_argument("--images", type=int, default=640, help="throughput: images a burst")
+    parser.add_argument("--side", type=int, default=480, help="throughput: width of the pictures, about")
+    parser.add_argument("--full", action="store_true", help="throughput: full decoding of ours as well")
+    arguments = parser.parse_args()
+    unknown = set(arguments.benchmarks) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    if arguments.quick:
+        arguments.rounds = min(arguments.rounds, 2)
+    print(machine())
+    for name in arguments.benchmarks or BENCHMARKS:
+        print(f"\n## {name}: {BENCHMARKS[name]}\n", flush=True)
+        save(arguments.json, name, importlib.import_module(name).run(arguments))
+
+
+if __name__ == "__main__":
+    main()
