@@ -35,7 +35,7 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     loader = names["loader"]
     assert getattr(loader, "epoch") == 2  # noqa: B009  # the namespace is untyped
     assert len(list(names["stock"])) == 5  # type: ignore[call-overload]  # the same
-    image, label = next(iter(names["pipeline"]))  # type: ignore[call-overload]  # the same
+    [(image, label), *_] = list(names["pipeline"])  # type: ignore[call-overload]  # the same
     assert image.shape == (3, 224, 224)
     assert isinstance(label, int)
     getattr(loader, "close")()  # noqa: B009  # the same

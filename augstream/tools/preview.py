@@ -138,7 +138,7 @@ def _after(explanation: Explanation, dataset: StreamDataset) -> Picture:
 
 def _entry(place: Place, explanation: Explanation, dataset: StreamDataset) -> dict[str, Any]:
     pictures = (_before(explanation, dataset), _after(explanation, dataset))
-    shown = [encoded(thumbnail(picture, THUMBNAIL_PIXELS), ".jpg", 78) for picture in pictures]
+    shown = [encoded(thumbnail(picture, THUMBNAIL_PIXELS), ".jpg", 70) for picture in pictures]
     return {
         "shard": place.shard,
         "key": place.key,

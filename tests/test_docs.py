@@ -1,0 +1,26 @@
+"""Every Python block of the documentation runs, page by page, each in a folder of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "```python" in path.read_text())
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE):
+        exec(compile(block, str(page), "exec"), names)  # noqa: S102  # it is our own page
+
+
+def test_there_are_pages_to_run() -> None:
+    assert {"tutorial", "from-albumentations", "from-webdataset", "debug", "choose"} <= {
+        page.stem for page in PAGES
+    }
