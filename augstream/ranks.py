@@ -46,7 +46,7 @@ def find_topology(
             f"{found[1]}; leave them out, or pass world_size=1 to give every rank everything"
         )
         raise TopologyError(msg)
-    return Topology(rank or 0, world_size, num_workers)
+    return Topology(0 if rank is None else rank, world_size, num_workers)
 
 
 def detected() -> tuple[tuple[int, int] | None, str]:
