@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,24 @@ def test_there_are_pages_to_run() -> None:
     assert {"tutorial", "from-albumentations", "from-webdataset", "debug", "choose"} <= {
         page.stem for page in PAGES
     }
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        str(DOCS),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "class" in (tmp_path / "reference.html").read_text()
+    assert len(list((tmp_path / "_images").glob("*.png"))) == len(list((DOCS / "gallery").glob("*.png")))
