@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,8 @@ def test_the_readme_is_short() -> None:
     assert README.read_text().count("\n") <= 150
 
 
+# webdataset leaves closing its shards to the garbage collector
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.processes
 def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -39,3 +42,5 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert image.shape == (3, 224, 224)
     assert isinstance(label, int)
     getattr(loader, "close")()  # noqa: B009  # the same
+    names.clear()
+    gc.collect()
