@@ -272,5 +272,29 @@ def test_keypoints(name, arguments):
         np.testing.assert_array_equal(keypoints, before)
 
 
+def test_a_whole_pipeline_without_chance():
+    def built(library: Any) -> Any:
+        steps = [
+            library.SmallestMaxSize(60), library.HorizontalFlip(p=1), library.CenterCrop(55, 50),
+            library.PadIfNeeded(64, 70, fill=9), library.Transpose(p=1), library.Rotate((30, 30), p=1),
+            library.Resize(48, 40),
+        ]  # fmt: skip
+        boxes = library.BboxParams("coco", label_fields=["labels"], min_area=20, min_visibility=0.1)
+        return library.Compose(steps, boxes, library.KeypointParams("xyas", remove_invisible=True), seed=1)
+
+    image = some_image((83, 71, 3), np.uint8)
+    data = {
+        "image": image, "mask": image[..., 0] // 20, "labels": [1, 2, 3, 4],
+        "bboxes": [[3, 4, 30, 30], [40, 10, 20, 60], [60, 70, 10, 10], [20, 30, 30, 20]],
+        "keypoints": [(10, 20, 30, 1), (40, 60, 100, 2), (69, 80, 5, 3), (35, 35, 170, 4)],
+    }  # fmt: skip
+    found, expected = built(A)(**data), built(oracle)(**data)
+    np.testing.assert_array_equal(found["image"], expected["image"])
+    np.testing.assert_array_equal(found["mask"], expected["mask"])
+    assert found["labels"] == [int(label) for label in expected["labels"]]
+    np.testing.assert_allclose(found["bboxes"], expected["bboxes"], atol=1e-3)
+    np.testing.assert_allclose(found["keypoints"], expected["keypoints"], atol=1e-3)
+
+
 def test_exceptions_say_why():
     assert all(len(reason) > 20 for reason in EXCEPTIONS.values())

@@ -68,11 +68,12 @@ def crop_bboxes(bboxes: Array, box: Box, shape: tuple[int, ...]) -> Array:
     """Boxes of an image of `shape` that was cropped to `box`; what sticks out is left for the filter."""
     x_min, y_min, x_max, y_max = box
     height, width = shape[:2]
+    crop_width, crop_height = x_max - x_min, y_max - y_min
+    x, y, scale_x, scale_y = x_min / crop_width, y_min / crop_height, width / crop_width, height / crop_height
     moved = bboxes.copy()
     corners = moved[:, :4]
-    corners *= (width, height, width, height)
-    corners -= (x_min, y_min, x_min, y_min)
-    corners /= (x_max - x_min, y_max - y_min, x_max - x_min, y_max - y_min)
+    corners *= (scale_x, scale_y, scale_x, scale_y)
+    corners -= (x, y, x, y)
     return moved
 
 
@@ -184,6 +185,6 @@ def mirror_keypoints(keypoints: Array, tiles: Tiles, shape: tuple[int, ...]) -> 
 
 def overlapping(bboxes: Array, height: float, width: float) -> Array:
     """The boxes in pixels that lie at least partly inside an image of `height` x `width`."""
-    x_min, y_min, x_max, y_max = bboxes[:, :4].T
-    kept: Array = bboxes[(x_max > 0) & (y_max > 0) & (x_min < width) & (y_min < height)]
+    inside = (bboxes[:, 2:4] > 0) & (bboxes[:, :2] < (width, height))
+    kept: Array = bboxes[inside.all(axis=1)]
     return kept

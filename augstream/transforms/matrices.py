@@ -125,17 +125,14 @@ def affine_bboxes(
     boxes[:, :4] *= (width, height, width, height)
     if is_mirroring(border_mode):
         boxes = mirror_bboxes(boxes, tiles_of(_reach(matrix, shape), shape), shape)
-    (xx, xy, x), (yx, yy, y), _ = matrix
-    center_x, center_y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-    half_width, half_height = (boxes[:, 2] - boxes[:, 0]) / 2, (boxes[:, 3] - boxes[:, 1]) / 2
-    combine = np.hypot if ellipse else np.add
-    reach_x = combine(abs(xx) * half_width, abs(xy) * half_height)
-    reach_y = combine(abs(yx) * half_width, abs(yy) * half_height)
-    new_x, new_y = xx * center_x + xy * center_y + x, yx * center_x + yy * center_y + y
-    boxes[:, 0] = new_x - reach_x
-    boxes[:, 1] = new_y - reach_y
-    boxes[:, 2] = new_x + reach_x
-    boxes[:, 3] = new_y + reach_y
+    affine = np.array(matrix)
+    linear = affine[:2, :2].T
+    low, high = boxes[:, :2], boxes[:, 2:4]
+    centers = (low + high) / 2 @ linear + affine[:2, 2]
+    halves = (high - low) / 2
+    reach = np.sqrt(halves**2 @ linear**2) if ellipse else halves @ np.abs(linear)
+    boxes[:, :2] = centers - reach
+    boxes[:, 2:4] = centers + reach
     boxes = overlapping(boxes, *size)
     boxes[:, :4] /= (size[1], size[0], size[1], size[0])
     return boxes
