@@ -24,7 +24,8 @@ import numpy as np
 from .errors import AugstreamError, IndexFileError
 from .indexing import build_index
 from .manifests import KINDS, emit
-from .shards import IndexedShards, local_path
+from .shards import IndexedShards
+from .sources.remote import local_path
 
 Subparsers = Any  # argparse keeps the type of this to itself
 

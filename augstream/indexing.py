@@ -1,9 +1,9 @@
-"""From shards to an index: each tar is scanned once, what was found is kept in a file, a changed shard is
-noticed.
+"""From shards to an index: each tar is scanned once, what was found is kept in a file, a changed shard is noticed.
 
-Sample tables come from an index file beside the shards (written by ``augstream index``) or in the user's
-cache, if size and mtime of the shard are as recorded; other shards are scanned, and the file is brought up
-to date. Several processes may do this at once: each puts a whole file in place of the other's.
+Sample tables come from an index file beside the shards (written by ``augstream index``) or in the user's cache, if size
+and mtime of the shard are as recorded; other shards are scanned, and the file is brought up to date. For remote shards,
+what the server gives in place of the mtime counts (an ETag, say); an index file that was put beside them is believed if
+the sizes agree. Several processes may do all this at once: each puts a whole file in place of the other's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from glob import glob, has_magic
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,18 +21,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from .errors import IndexFileError, RecipeError, ShardError
-from .index import SampleTable, ShardIndex
+from .index import SampleTable
 from .indexfile import Entries, Entry, IndexWriter, encode_table, make_entry, read_entries
-from .manifests import read_manifest
-from .shards import IndexedShards, TableStore, local_path, shard_name
+from .shards import IndexedShards, TableStore
+from .sources.cache import RemoteShards
+from .sources.naming import Asked, Shards, resolve
+from .sources.remote import Remote, RemoteFile, Status, local_path, remote_file, shard_name
 from .tarscan import scan_file
 
 _log = logging.getLogger("augstream.indexing")
 
 INDEX_NAME = "augstream.index"
 _MAX_LISTED = 10
+_ASKED_AT_ONCE = 16  # servers are asked for the sizes of so many shards at a time
 
-Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ShardIndex
 Progress = Callable[[int, int], None]
 Place = tuple[Entry, Path | bytes]
 
@@ -44,46 +47,47 @@ def build_index(
     verify: Literal["stat", "digest"] = "stat",
     checksums: bool = False,
     beside: bool = False,
+    remote: Remote | None = None,
 ) -> IndexedShards:
     """Return the index of `shards`, scanning only those that no index file knows.
 
-    shards: a path, brace pattern, glob, directory or manifest (wids JSON, ``_info.json``, ``sizes.json``),
-        a list of these, or an index. What a manifest promises is checked.
+    shards: a path, URL, brace pattern, glob, directory or manifest (wids JSON, ``_info.json``, ``sizes.json``), a list
+        of these, or an index. What a manifest promises is checked.
     cache_dir: where index files are kept, instead of ``augstream/index`` in the user's cache directory.
     progress: called with (shards done, shards in all) as the work goes on.
-    verify: ``"stat"`` believes a recorded shard of unchanged size and mtime; ``"digest"`` scans each one
-        again and compares what it finds (if checksums are recorded: every byte of data too).
+    verify: ``"stat"`` believes a recorded shard of unchanged size and mtime; ``"digest"`` scans each one again and
+        compares what it finds (if checksums are recorded: every byte of data too).
     checksums: record a CRC-32 of every member, for ``verify_checksums=True`` when reading; this reads all.
     beside: write ``augstream.index`` into the shards' directory, for everybody, instead of the cache.
+    remote: how shards behind URLs are fetched; see `Remote`.
 
-    Raises `RecipeError` if no shard matches or two have one name, and `ShardError` for shards that are
-    missing or broken, after all others have been scanned and recorded. A stale, missing or broken index
-    file is no error: it is replaced, and a log line says so.
+    Raises `RecipeError` if no shard matches or two have one name, and `ShardError` for shards that are missing or
+    broken, after all others have been scanned and recorded. A stale, missing or broken index file is no error: it is
+    replaced, and a log line says so.
     """
     if isinstance(shards, IndexedShards) and verify == "stat" and not checksums and not beside:
         return shards
     if verify not in {"stat", "digest"}:
         msg = f"verify must be 'stat' or 'digest', got {verify!r}"
         raise RecipeError(msg)
-    resolved = _resolve(shards)
-    urls = [shard.url for shard in resolved]
-    by_directory: dict[Path, list[str]] = defaultdict(list)
-    for url in urls:
-        by_directory[_path(url).parent].append(url)
+    remote = Remote() if remote is None else remote
+    asked = resolve(shards, remote)
+    by_directory: dict[str, list[str]] = defaultdict(list)
+    for shard in asked:
+        path = local_path(shard.url)
+        by_directory[shard.url.rpartition("/")[0] if path is None else str(path.parent)].append(shard.url)
     cache = cache_directory() if cache_dir is None else Path(cache_dir)
-    job = _Job(verify == "digest", checksums, progress, len(urls))
+    job = _Job(verify == "digest", checksums, progress, len(asked), remote)
     places: dict[str, Place] = {}
-    for directory, members in by_directory.items():
-        home = directory / INDEX_NAME
-        away = cache / f"{blake2b(os.fsencode(directory.resolve()), digest_size=16).hexdigest()}.index"
-        places |= job.index_directory(directory, members, [home] if beside else [home, away])
+    for directory, urls in by_directory.items():
+        places |= job.index_directory(directory, urls, cache, beside=beside)
     job.raise_failures()
-    index = _indexed(urls, [places[url] for url in urls])
-    _check_counts(resolved, index)
+    index = _indexed([shard.url for shard in asked], [places[shard.url] for shard in asked], remote)
+    _check_counts(asked, index)
     return index
 
 
-def _indexed(urls: Sequence[str], places: Sequence[Place]) -> IndexedShards:
+def _indexed(urls: Sequence[str], places: Sequence[Place], remote: Remote) -> IndexedShards:
     entries = [entry for entry, _ in places]
     return IndexedShards(
         names=tuple([shard_name(url) for url in urls]),
@@ -91,7 +95,7 @@ def _indexed(urls: Sequence[str], places: Sequence[Place]) -> IndexedShards:
         num_samples=np.array([entry.num_samples for entry in entries], dtype=np.int64),
         sizes_bytes=np.array([entry.size for entry in entries], dtype=np.int64),
         digests=tuple([entry.digest for entry in entries]),
-        store=TableStore.of(places),
+        store=TableStore.of(places, remote),
     )
 
 
@@ -101,92 +105,15 @@ def cache_directory() -> Path:
     return Path(base) / "augstream" / "index"
 
 
-def resolve_shards(shards: Shards) -> list[str]:
-    """The paths or URLs that `shards` stands for, in order: patterns as given, globs and directories sorted.
-
-    Raises `RecipeError` where nothing matches, and for two shards of one name.
-    """
-    return [shard.url for shard in _resolve(shards)]
-
-
-class _Resolved(NamedTuple):
-    """A shard that is asked for; if by a manifest, which one, and how many samples it promises."""
-
-    url: str
-    manifest: str = ""
-    num_samples: int = -1
-
-
-def _resolve(shards: Shards) -> list[_Resolved]:
-    if isinstance(shards, ShardIndex):
-        resolved = [_Resolved(url) for url in shards.urls]
-    elif isinstance(shards, (str, os.PathLike)):
-        resolved = _expand(os.fspath(shards))
-    else:
-        resolved = [shard for part in shards for shard in _expand(os.fspath(part))]
-    if not resolved:
-        msg = "no shards were given; pass a path, a pattern ('train-{000..019}.tar'), a directory or a list"
-        raise RecipeError(msg)
-    seen: dict[str, str] = {}
-    for shard in resolved:
-        name = shard_name(shard.url)
-        if name in seen:
-            msg = (
-                f"two shards are named {name!r}: {seen[name]!r} and {shard.url!r}; a shard's name is part of its "
-                "samples' addresses, so it must be the only one of its name: rename one, or leave one out"
-            )
-            raise RecipeError(msg)
-        seen[name] = shard.url
-    return resolved
-
-
-def _expand(pattern: str) -> list[_Resolved]:
-    path = local_path(pattern)
-    if path is not None and path.is_dir():
-        return _found(sorted(str(tar) for tar in path.glob("*.tar")), f"no *.tar file lies in {pattern!r}")
-    if pattern.partition("#")[0].endswith(".json"):
-        return [_Resolved(shard.url, pattern, shard.num_samples) for shard in read_manifest(pattern)]
-    if path is not None and path.exists():
-        return [_Resolved(pattern)]
-    if "{" in pattern:
-        import braceexpand
-
-        try:
-            expanded = list(braceexpand.braceexpand(pattern))
-        except ValueError as error:
-            msg = f"the shard pattern {pattern!r} has unbalanced braces; write 'train-{{000..019}}.tar', say"
-            raise RecipeError(msg) from error
-        if len(expanded) > 1:
-            return [shard for part in expanded for shard in _expand(part)]
-    if path is not None and has_magic(pattern):
-        return _found(sorted(glob(str(path))), f"no shard matches {pattern!r}")  # noqa: PTH207  (as given)
-    return [_Resolved(pattern)]
-
-
-def _found(urls: list[str], otherwise: str) -> list[_Resolved]:
-    if not urls:
-        msg = f"{otherwise}; check the path (from {Path.cwd()})"
-        raise RecipeError(msg)
-    return [_Resolved(url) for url in urls]
-
-
-def _check_counts(resolved: list[_Resolved], index: IndexedShards) -> None:
+def _check_counts(asked: list[Asked], index: IndexedShards) -> None:
     """Whether each shard has as many samples as its manifest promised."""
-    for shard, count in zip(resolved, index.num_samples.tolist(), strict=True):
+    for shard, count in zip(asked, index.num_samples.tolist(), strict=True):
         if shard.manifest and shard.num_samples != count:
             msg = (
                 f"{shard.manifest} promises {shard.num_samples} samples in {shard.url}, and it has {count}; "
                 "write the manifest again (augstream index --emit), or index the shards without it"
             )
             raise IndexFileError(msg)
-
-
-def _path(url: str) -> Path:
-    path = local_path(url)
-    if path is None:
-        msg = f"{url}: remote shards are not supported here; copy them to a local directory"
-        raise RecipeError(msg)
-    return path
 
 
 def _entries(path: Path) -> Entries:
@@ -200,53 +127,135 @@ def _entries(path: Path) -> Entries:
         return Entries()
 
 
+class _Known(NamedTuple):
+    """What one index file says of the shards of a directory; `by_size` if it can't know the server's validators."""
+
+    path: Path
+    entries: Entries
+    by_size: bool = False
+
+
 class _Job:
     """One call of `build_index`: what was asked for, and what went wrong so far."""
 
-    def __init__(self, by_digest: bool, checksums: bool, progress: Progress | None, total: int) -> None:
+    def __init__(
+        self, by_digest: bool, checksums: bool, progress: Progress | None, total: int, remote: Remote
+    ) -> None:
         self._by_digest = by_digest
         self._checksums = checksums
         self._progress = progress
         self._total = total
+        self._remote = remote
         self._done = 0
         self._failures: list[ShardError] = []
 
-    def index_directory(self, directory: Path, urls: list[str], sources: list[Path]) -> dict[str, Place]:
-        """Where the table of each shard of one directory is, after scanning those that no source knows.
+    @cached_property
+    def _remote_shards(self) -> RemoteShards:
+        return RemoteShards(self._remote)
 
-        The last source is brought up to date.
-        """
-        known = {source: _entries(source) for source in sources}
+    def index_directory(
+        self, directory: str, urls: list[str], cache: Path, *, beside: bool
+    ) -> dict[str, Place]:
+        """Where the table of each shard of one directory is, after scanning those that no index file knows."""
+        statuses = self._statuses(urls)
+        local = local_path(urls[0]) is not None
+        name = os.fsencode(Path(directory).resolve()) if local else directory.encode()
+        away = cache / f"{blake2b(name, digest_size=16).hexdigest()}.index"
+        if local:
+            target = Path(directory) / INDEX_NAME if beside else away
+            known = [
+                _Known(path, _entries(path)) for path in dict.fromkeys([Path(directory) / INDEX_NAME, target])
+            ]
+        elif beside:
+            msg = f"{directory}: nothing can be written beside remote shards; index a copy, and upload {INDEX_NAME}"
+            raise RecipeError(msg)
+        else:
+            target = away
+            home = self._fetched_index(directory, away)
+            known = [
+                _Known(away, _entries(away)),
+                *([] if home is None else [_Known(home, _entries(home), True)]),
+            ]
         places: dict[str, Place] = {}
         missing: dict[str, list[Entry]] = {}
-        for url in urls:
-            name = shard_name(url)
-            recorded = [(entries[name], source) for source, entries in known.items() if name in entries]
-            fresh = self._fresh(url, recorded)
+        for url, status in statuses.items():
+            recorded = [(k, k.entries[shard_name(url)]) for k in known if shard_name(url) in k.entries]
+            fresh = self._fresh(status, recorded)
             if fresh is None:
-                missing[url] = [entry for entry, _ in recorded]
+                missing[url] = [entry for k, entry in recorded if not k.by_size]
             else:
                 places[url] = fresh
                 self._advance()
         if missing:
-            _log_stale(missing)
-            target = sources[-1]
-            others = {name: entry for name, entry in known[target].items() if (directory / name).exists()}
-            places |= self._scan(missing, target, others, places)
+            _log_stale(missing, statuses)
+            others = next(k.entries for k in known if k.path == target)
+            kept = {n: e for n, e in others.items() if not local or (Path(directory) / n).exists()}
+            places |= self._scan(
+                {url: (statuses[url], missing[url]) for url in missing}, target, kept, places
+            )
         return places
 
-    def _fresh(self, url: str, recorded: list[tuple[Entry, Path]]) -> Place | None:
+    def _statuses(self, urls: list[str]) -> dict[str, Status]:
+        """Size and mtime, or what the server tells in its place; failures are put down."""
+
+        def ask(url: str) -> Status | ShardError:
+            path = local_path(url)
+            try:
+                if path is None:
+                    return remote_file(url, self._remote).status()
+                found = path.stat()
+            except ShardError as error:
+                return error
+            except OSError:
+                return Status(-1, 0)  # the scan will tell what is wrong
+            return Status(found.st_size, found.st_mtime_ns)
+
+        if local_path(urls[0]) is None:
+            with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+                answers = list(pool.map(ask, urls))
+        else:
+            answers = [ask(url) for url in urls]
+        for answer in answers:
+            if isinstance(answer, ShardError):
+                self._failures.append(answer)
+                self._advance()
+        return {url: answer for url, answer in zip(urls, answers, strict=True) if isinstance(answer, Status)}
+
+    def _fresh(self, status: Status, recorded: list[tuple[_Known, Entry]]) -> Place | None:
         """What is recorded of a shard, if it may be used without looking into the shard."""
-        if self._by_digest or not recorded:
+        if self._by_digest:
             return None
-        now = _size_and_mtime(url)
-        for entry, source in recorded:
-            if (entry.size, entry.mtime_ns) == now and entry.checksums >= self._checksums:
-                return entry, source
+        for known, entry in recorded:
+            same = status.size in {-1, entry.size} and (known.by_size or entry.mtime_ns == status.validator)
+            if same and entry.checksums >= self._checksums:
+                return entry._replace(mtime_ns=status.validator), known.path
         return None
 
+    def _fetched_index(self, directory: str, away: Path) -> Path | None:
+        """A local copy of the index file that lies beside remote shards, if there is one."""
+        if directory.startswith("pipe:"):
+            return None
+        file = RemoteFile(f"{directory}/{INDEX_NAME}", self._remote)
+        try:
+            status = file.status()
+            copy = away.with_suffix(f".{status.size}-{status.validator}.remote")
+            if not copy.exists():
+                copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                part = copy.with_suffix(f".{os.getpid()}.tmp")
+                with part.open("wb") as out:
+                    file.download(out, status.size)
+                part.replace(copy)
+        except (ShardError, OSError) as error:
+            _log.debug("%s: no index file beside the shards: %s", directory, error)
+            return None
+        return copy
+
     def _scan(
-        self, missing: dict[str, list[Entry]], target: Path, others: dict[str, Entry], fresh: dict[str, Place]
+        self,
+        missing: dict[str, tuple[Status, list[Entry]]],
+        target: Path,
+        others: Mapping[str, Entry],
+        fresh: dict[str, Place],
     ) -> dict[str, Place]:
         """Scan shards, and write what was found to `target`, beside what it holds of others.
 
@@ -256,20 +265,27 @@ class _Job:
         writer = _Writer(target)
         written: Mapping[str, Entry] = {}
         try:
-            for url, recorded in missing.items():
+            for url, (status, recorded) in missing.items():
                 checksums = self._checksums or any(entry.checksums for entry in recorded)
                 try:
-                    table, size, mtime_ns = scan_file(_path(url), checksums=checksums)
+                    table, size, stamp = self._scan_one(url, status, checksums)
                 except ShardError as error:
                     self._failures.append(error)
                 else:
-                    places[url] = writer.add(shard_name(url), size, mtime_ns, table)
+                    places[url] = writer.add(shard_name(url), size, stamp, table)
                     _compare(url, places[url][0], recorded)
                 self._advance()
         finally:  # also after Ctrl-C, so that the work is not lost
             written = writer.finish(others)
         moved = [url for url, (_, place) in fresh.items() if place == target and shard_name(url) in written]
         return places | {url: (written[shard_name(url)], target) for url in moved}
+
+    def _scan_one(self, url: str, status: Status, checksums: bool) -> tuple[SampleTable, int, int]:
+        path = local_path(url)
+        if path is not None:
+            return scan_file(path, checksums=checksums)
+        table, status = self._remote_shards.scan(url, status, checksums=checksums)
+        return table, *status
 
     def _advance(self) -> None:
         self._done += 1
@@ -327,19 +343,13 @@ class _Writer:
         return {}
 
 
-def _size_and_mtime(url: str) -> tuple[int, int] | None:
-    try:
-        status = _path(url).stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
-def _log_stale(missing: dict[str, list[Entry]]) -> None:
+def _log_stale(missing: dict[str, list[Entry]], statuses: Mapping[str, Status]) -> None:
     stale = [
         url
         for url, recorded in missing.items()
-        if recorded and _size_and_mtime(url) not in [(entry.size, entry.mtime_ns) for entry in recorded]
+        if recorded
+        and statuses[url].size >= 0
+        and statuses[url] not in [(entry.size, entry.mtime_ns) for entry in recorded]
     ]
     if stale:
         shards = f"{len(stale)} shards" if len(stale) > 1 else "one shard"

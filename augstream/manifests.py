@@ -31,7 +31,8 @@ import numpy as np
 
 from .errors import IndexFileError, RecipeError, ShardError
 from .index import SampleTable
-from .shards import IndexedShards, local_path
+from .shards import IndexedShards
+from .sources.remote import local_path
 from .tarscan import open_shard, split_name
 from .tarwalk import Member, TarWalk, padded
 

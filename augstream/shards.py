@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 from zlib import crc32
 
 import numpy as np
@@ -24,6 +23,8 @@ import numpy.typing as npt
 from .errors import IndexFileError, RecipeError, ShardError
 from .index import Int64s, SampleTable, ShardIndex
 from .indexfile import ROW, Entry, decode_table, read_blob, read_entries
+from .sources.cache import CachedShard, RemoteShards, Wanted
+from .sources.remote import Remote, RemoteFile, Status, local_path, shard_name
 from .tarscan import open_shard, scan_file
 
 _log = logging.getLogger("augstream.shards")
@@ -41,27 +42,6 @@ RawSample = dict[str, Any]
 """``__key__`` and ``__url__`` (str), then each member's bytes under its suffix, in file order."""
 
 
-def local_path(url: str) -> Path | None:
-    """The path of a local shard, given as such or as a ``file:`` URL; None for a remote one.
-
-    >>> str(local_path("file:///data/a.tar")), local_path("https://example.org/a.tar")
-    ('/data/a.tar', None)
-    """
-    if url.startswith("file:"):
-        return Path(unquote(urlsplit(url).path))
-    return None if "://" in url else Path(url)
-
-
-def shard_name(url: str) -> str:
-    """The last part of a path or URL, without a query: what a shard is called in addresses.
-
-    >>> shard_name("https://example.org/train/000.tar?token=x")
-    '000.tar'
-    """
-    path = urlsplit(url).path if "://" in url else url
-    return path.rstrip("/").rsplit("/", 1)[-1]
-
-
 class _Recent(OrderedDict[int, _V]):
     """The values used last, dropped when their weights together pass a limit. Threads may share it."""
 
@@ -77,6 +57,11 @@ class _Recent(OrderedDict[int, _V]):
                 self.move_to_end(key)
             return self.get(key)
 
+    def forget(self, condition: Callable[[_V], bool]) -> None:
+        with self._lock:
+            for key in [key for key, value in self.items() if condition(value)]:
+                del self[key], self._weights[key]
+
     def keep(self, key: int, value: _V, weight: int) -> None:
         with self._lock:
             self[key] = value
@@ -90,8 +75,8 @@ class TableStore:
     """The sample tables of some shards, read from index files when first asked for; the recent ones stay.
 
     rows: what the index files say of each shard. files: those files; file_ids: which of them has the table, or -1
-    where its bytes are in `blobs`, by position. If a file has changed or gone, the table is looked for again, and as
-    a last resort made again from the shard.
+    where its bytes are in `blobs`, by position. remote: how remote shards are fetched. If a file has changed or gone,
+    the table is looked for again, and as a last resort made again from the shard.
     """
 
     def __init__(
@@ -100,12 +85,14 @@ class TableStore:
         file_ids: npt.NDArray[np.int32],
         files: Sequence[Path],
         blobs: Mapping[int, bytes],
+        remote: Remote,
     ) -> None:
         self._rows, self._file_ids, self._files, self._blobs = rows, file_ids, tuple(files), dict(blobs)
+        self.remote = remote
         self._recent: _Recent[SampleTable] = _Recent(_MAX_CACHED_SAMPLES)
 
     @classmethod
-    def of(cls, places: Sequence[tuple[Entry, Path | bytes]]) -> TableStore:
+    def of(cls, places: Sequence[tuple[Entry, Path | bytes]], remote: Remote) -> TableStore:
         """The store of shards of which the entry, and the index file or the encoded table are given."""
         files = {
             place: i for i, place in enumerate(dict.fromkeys([p for _, p in places if isinstance(p, Path)]))
@@ -115,18 +102,19 @@ class TableStore:
             np.array([files[p] if isinstance(p, Path) else -1 for _, p in places], np.int32),
             tuple(files),
             {i: place for i, (_, place) in enumerate(places) if isinstance(place, bytes)},
+            remote,
         )
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TableStore, (self._rows, self._file_ids, self._files, self._blobs)
+        return TableStore, (self._rows, self._file_ids, self._files, self._blobs, self.remote)
 
     def subset(self, positions: Sequence[int]) -> TableStore:
         """The store of the shards at some positions."""
         blobs = {i: self._blobs[at] for i, at in enumerate(positions) if at in self._blobs}
-        return TableStore(self._rows[positions], self._file_ids[positions], self._files, blobs)
+        return TableStore(self._rows[positions], self._file_ids[positions], self._files, blobs, self.remote)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -168,7 +156,12 @@ class TableStore:
             if len(table) == entry.num_samples and (len(ends) == 0 or ends.max() <= entry.size):
                 return table
         _log.warning("%s: its table is no longer in %s, scanning the shard again", url, path)
-        table = scan_file(url, checksums=entry.checksums)[0]
+        local = local_path(url)
+        if local is None:
+            status = Status(entry.size, entry.mtime_ns)
+            table = RemoteShards(self.remote).scan(url, status, checksums=entry.checksums)[0]
+        else:
+            table = scan_file(local, checksums=entry.checksums)[0]
         if table.digest != entry.digest:
             raise ShardError(_replaced(url, "its members are not those that were indexed"))
         return table
@@ -203,7 +196,7 @@ class IndexedShards(ShardIndex):
     store: where the tables are; they are read when first asked for. Pickles to about 100 bytes a shard.
     """
 
-    store: TableStore = field(default_factory=lambda: TableStore.of([]), repr=False)
+    store: TableStore = field(default_factory=lambda: TableStore.of([], Remote()), repr=False)
 
     def __post_init__(self) -> None:
         ShardIndex.__post_init__(self)
@@ -229,24 +222,27 @@ class IndexedShards(ShardIndex):
         )
 
 
-class _OpenShard:
-    """A file descriptor, closed when nobody uses it any more, threads in the middle of a read included."""
+class _LocalShard:
+    """A shard that is open, closed when nobody uses it any more, threads in the middle of a read included."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_fd",)
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        self._fd = fd
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, offset)
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        os.close(self._fd)
 
 
 class ShardReader:
     """Reads single samples of `index`, in any order, one read each.
 
-    max_open: shards kept open at once. verify_checksums: compare each member with the CRC-32 in the index,
-    which must have been made with ``checksums=True``. Safe to share between threads, to fork with, and to
-    pickle.
+    max_open: shards kept open at once. verify_checksums: compare each member with the CRC-32 in the index, which must
+    have been made with ``checksums=True``. Remote shards are fetched as the index was told to (see `Remote`). Safe to
+    share between threads, to fork with, and to pickle.
     """
 
     def __init__(self, index: IndexedShards, *, max_open: int = 128, verify_checksums: bool = False) -> None:
@@ -258,7 +254,12 @@ class ShardReader:
         self.index = index
         self.verify_checksums = verify_checksums
         self._max_open = max_open
-        self._open: _Recent[_OpenShard] = _Recent(max_open)
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._open: _Recent[_LocalShard | CachedShard | RemoteFile] = _Recent(self._max_open)
+        self._remote: RemoteShards | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"index": self.index, "max_open": self._max_open, "verify_checksums": self.verify_checksums}
@@ -269,9 +270,10 @@ class ShardReader:
     def read(self, shard: int, sample: int) -> RawSample:
         """One sample as webdataset would deliver it before decoding.
 
-        Raises `ShardError` if the shard is missing, was changed after indexing, ends early, or fails its
-        checksum.
+        Raises `ShardError` if the shard is missing, was changed after indexing, ends early, or fails its checksum.
         """
+        if os.getpid() != self._pid:  # a fork: connections to servers, and threads, are not inherited
+            self._start()
         table = self.index.table(shard)
         members = table.members(sample)
         file = self._open.recall(shard) or self._open_shard(shard)
@@ -279,38 +281,69 @@ class ShardReader:
         start = min([offset for _, offset, _ in members])
         end = max([offset + size for _, offset, size in members])
         if end - start <= sum([size for _, _, size in members]) + _MAX_GAP_BYTES:
-            span = self._pread(file.fd, start, end - start, shard)
+            span = self._read(file, start, end - start, shard)
             for suffix, offset, size in members:
                 raw[suffix] = span[offset - start : offset - start + size]
         else:
             for suffix, offset, size in members:
-                raw[suffix] = self._pread(file.fd, offset, size, shard)
+                raw[suffix] = self._read(file, offset, size, shard)
         if self.verify_checksums:
             self._verify(shard, sample, table, raw)
         return raw
 
-    def _open_shard(self, shard: int) -> _OpenShard:
+    def ahead(self, shards: Iterable[int]) -> None:
+        """Say which shards will be read next, so that remote ones can be fetched into the cache meanwhile."""
+        wanted = [self._wanted(shard) for shard in shards if local_path(self.index.urls[shard]) is None]
+        if wanted:
+            self._remote_shards().ahead(wanted)
+
+    def _open_shard(self, shard: int) -> _LocalShard | CachedShard | RemoteFile:
+        path = local_path(self.index.urls[shard])
+        file = self._open_remote(shard) if path is None else self._open_local(shard, path)
+        self._open.keep(shard, file, 1)
+        return file
+
+    def _open_local(self, shard: int, path: Path) -> _LocalShard:
         index = self.index
-        path = local_path(index.urls[shard])
-        if path is None:
-            msg = f"{index.urls[shard]}: not a local shard"
-            raise ShardError(msg)
         fd, size, mtime_ns = open_shard(path)
-        file = _OpenShard(fd)
+        file = _LocalShard(fd)
         was_size, was_mtime_ns = int(index.sizes_bytes[shard]), int(index.store.mtimes_ns[shard])
         if size != was_size:
             raise ShardError(_replaced(index.urls[shard], f"it has {size} bytes, and had {was_size}"))
         if mtime_ns != was_mtime_ns:
-            raise ShardError(
-                _replaced(index.urls[shard], f"its mtime is {mtime_ns}, and was {was_mtime_ns} (ns)")
-            )
-        self._open.keep(shard, file, 1)
+            how = f"its mtime is {mtime_ns}, and was {was_mtime_ns} (ns)"
+            raise ShardError(_replaced(index.urls[shard], how))
         return file
 
-    def _pread(self, fd: int, offset: int, length: int, shard: int) -> bytes:
-        data = os.pread(fd, length, offset)
+    def _open_remote(self, shard: int) -> CachedShard | RemoteFile:
+        file = self._remote_shards().open(self._wanted(shard))
+        # What others have dropped from the cache would take space as long as it is open here.
+        self._open.forget(lambda opened: isinstance(opened, CachedShard) and opened.dropped)
+        return file
+
+    def _remote_shards(self) -> RemoteShards:
+        if self._remote is None:
+            self._remote = RemoteShards(self.index.store.remote)
+        return self._remote
+
+    def _wanted(self, shard: int) -> Wanted:
+        index, url = self.index, self.index.urls[shard]
+
+        def check(path: Path) -> None:
+            table = index.table(shard)
+            found = scan_file(path, name=url, checksums=table.checksums is not None)[0]
+            same = table.checksums is None or np.array_equal(np.asarray(found.checksums), table.checksums)
+            if found.digest != table.digest or not same:
+                raise ShardError(_replaced(url, "what was fetched is not what was indexed"))
+
+        return Wanted(url, int(index.sizes_bytes[shard]), int(index.store.mtimes_ns[shard]), check)
+
+    def _read(
+        self, file: _LocalShard | CachedShard | RemoteFile, offset: int, length: int, shard: int
+    ) -> bytes:
+        data = file.read(offset, length)
         while len(data) < length:
-            more = os.pread(fd, length - len(data), offset + len(data))
+            more = file.read(offset + len(data), length - len(data))
             if not more:
                 how = f"its bytes from {offset + len(data)} on are gone"
                 raise ShardError(_replaced(self.index.urls[shard], how))

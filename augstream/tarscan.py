@@ -68,20 +68,23 @@ def open_shard(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     return fd, status.st_size, status.st_mtime_ns
 
 
-def scan_file(path: str | os.PathLike[str], *, checksums: bool = False) -> tuple[SampleTable, int, int]:
+def scan_file(
+    path: str | os.PathLike[str], *, name: str | None = None, checksums: bool = False
+) -> tuple[SampleTable, int, int]:
     """Walk over a local tar once; return its sample table, its size in bytes, and its mtime in ns.
 
-    With `checksums`, the members are read too, and each one's CRC-32 is recorded. Raises `ShardError` for a
-    file that is missing, broken, or changed meanwhile.
+    name: what messages call it, if not by its path. checksums: read the members too, and record each one's CRC-32.
+    Raises `ShardError` for a file that is missing, broken, or changed meanwhile.
     """
+    name = str(path) if name is None else name
     fd, size, mtime_ns = open_shard(path)
     try:
-        table = scan(lambda at, length: os.pread(fd, length, at), size, str(path), checksums=checksums)
+        table = scan(lambda at, length: os.pread(fd, length, at), size, name, checksums=checksums)
         after = os.fstat(fd)
     finally:
         os.close(fd)
     if (after.st_size, after.st_mtime_ns) != (size, mtime_ns):
-        msg = f"{path}: the shard was written to while it was indexed; index it when its writer is done"
+        msg = f"{name}: the shard was written to while it was indexed; index it when its writer is done"
         raise ShardError(msg)
     return table, size, mtime_ns
 

@@ -34,7 +34,7 @@ FLOORS: dict[str, int] = {
     # 5 doors
     "__init__": 5, "__main__": 5, "cli": 5, "testing": 5,
 }  # fmt: skip
-FOLDERS = {"transforms": 3, "tools": 5, "wds": 6}  # the last lives inside other people's pipelines
+FOLDERS = {"sources": 2, "transforms": 3, "tools": 5, "wds": 6}  # the last is inside other people's pipelines
 
 # What each floor may import from elsewhere: when it is imported, and besides, inside the functions that need it.
 EAGER: dict[int, set[str]] = {
@@ -49,7 +49,7 @@ EAGER: dict[int, set[str]] = {
 LAZY: dict[int, set[str]] = {
     0: set(),
     1: set(),
-    2: {"fsspec", "tqdm", "webdataset", "braceexpand"},
+    2: {"fsspec", "aiohttp", "tqdm", "webdataset", "braceexpand"},
     3: {"torch", "torchvision", "albumentations", "yaml", "PIL", "scipy"},
     4: {"webdataset", "tqdm"},
     5: {"cv2", "fsspec", "PIL", "torch", "tqdm", "webdataset", "yaml"},

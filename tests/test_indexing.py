@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from augstream.errors import IndexFileError, RecipeError, ShardError
 from augstream.index import SampleTable, ShardIndex
 from augstream.indexfile import IndexWriter, decode_table, encode_table, read_entries
-from augstream.indexing import INDEX_NAME, build_index, cache_directory, resolve_shards
+from augstream.indexing import INDEX_NAME, build_index, cache_directory
 from augstream.shards import IndexedShards
+from augstream.sources.naming import resolve
 
 
 def write_shard(path: Path, num_samples: int = 5, salt: str = "") -> Path:
@@ -542,4 +543,5 @@ def test_names_that_are_no_utf8_survive(tmp_path, cache):
 
 
 def test_patterns_do_not_need_files_to_exist():
-    assert resolve_shards("x/{a,b}-{0..1}.tar") == ["x/a-0.tar", "x/a-1.tar", "x/b-0.tar", "x/b-1.tar"]
+    asked = resolve("x/{a,b}-{0..1}.tar")
+    assert [shard.url for shard in asked] == ["x/a-0.tar", "x/a-1.tar", "x/b-0.tar", "x/b-1.tar"]

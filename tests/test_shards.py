@@ -12,7 +12,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from augstream.errors import RecipeError, ShardError
 from augstream.indexing import build_index
-from augstream.shards import ShardReader, local_path, shard_name
+from augstream.shards import ShardReader
+from augstream.sources.remote import local_path, shard_name
 
 
 def write_shard(path: Path, num_samples: int, seed: int, extra: tuple[str, int] | None = None) -> Path:

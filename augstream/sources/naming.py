@@ -1,0 +1,84 @@
+"""Which shards are meant: paths, brace patterns, globs, directories, manifests and URLs become a list of shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import RecipeError
+from ..index import ShardIndex
+from ..manifests import read_manifest
+from .remote import Remote, local_path, matching, shard_name
+
+Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ShardIndex
+
+
+class Asked(NamedTuple):
+    """A shard that is asked for; if by a manifest, which one, and how many samples it promises."""
+
+    url: str
+    manifest: str = ""
+    num_samples: int = -1
+
+
+def resolve(shards: Shards, remote: Remote = Remote()) -> list[Asked]:  # noqa: B008  (a frozen value)
+    """The shards that `shards` stands for, in order: patterns as given, globs and directories sorted.
+
+    Raises `RecipeError` where nothing matches, and for two shards of one name.
+    """
+    if isinstance(shards, ShardIndex):
+        resolved = [Asked(url) for url in shards.urls]
+    elif isinstance(shards, (str, os.PathLike)):
+        resolved = _expand(os.fspath(shards), remote)
+    else:
+        resolved = [shard for part in shards for shard in _expand(os.fspath(part), remote)]
+    if not resolved:
+        msg = "no shards were given; pass a path, a pattern ('train-{000..019}.tar'), a directory or a list"
+        raise RecipeError(msg)
+    seen: dict[str, str] = {}
+    for shard in resolved:
+        name = shard_name(shard.url)
+        if name in seen:
+            msg = (
+                f"two shards are named {name!r}: {seen[name]!r} and {shard.url!r}; a shard's name is part of its "
+                "samples' addresses, so it must be the only one of its name: rename one, or leave one out"
+            )
+            raise RecipeError(msg)
+        seen[name] = shard.url
+    return resolved
+
+
+def _expand(pattern: str, remote: Remote) -> list[Asked]:
+    path = local_path(pattern)
+    if path is not None and path.is_dir():
+        return _found(sorted(str(tar) for tar in path.glob("*.tar")), f"no *.tar file lies in {pattern!r}")
+    if pattern.partition("#")[0].endswith(".json"):
+        return [Asked(shard.url, pattern, shard.num_samples) for shard in read_manifest(pattern)]
+    if path is not None and path.exists():
+        return [Asked(pattern)]
+    if "{" in pattern:
+        import braceexpand
+
+        try:
+            expanded = list(braceexpand.braceexpand(pattern))
+        except ValueError as error:
+            msg = f"the shard pattern {pattern!r} has unbalanced braces; write 'train-{{000..019}}.tar', say"
+            raise RecipeError(msg) from error
+        if len(expanded) > 1:
+            return [shard for part in expanded for shard in _expand(part, remote)]
+    if "://" in pattern and path is None and ("*" in pattern or pattern.endswith("/")):
+        found = matching(f"{pattern}*.tar" if pattern.endswith("/") else pattern, remote)
+        return _found(found, f"no shard matches {pattern!r}")
+    if path is not None and has_magic(pattern):
+        return _found(sorted(glob(str(path))), f"no shard matches {pattern!r}")  # noqa: PTH207  (as given)
+    return [Asked(pattern)]
+
+
+def _found(urls: list[str], otherwise: str) -> list[Asked]:
+    if not urls:
+        msg = f"{otherwise}; check the path (from {Path.cwd()})"
+        raise RecipeError(msg)
+    return [Asked(url) for url in urls]
