@@ -395,3 +395,34 @@ def test_what_albumentations_saved_loads(case: Case) -> None:
     image = photograph()
     for number in range(NUM_ADDRESSES):
         check_same(loaded.at(number)(image=image), direct.at(number)(image=image))
+
+
+@pytest.mark.parametrize("name", ["RandAugment", "TrivialAugmentWide", "AutoAugment"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_recipes_are_saved_recorded_and_fused_like_transforms(name: str, dtype: Any) -> None:
+    case: Case = (name, {})
+    compose = pipeline(case, save_applied_params=True)
+    saved = A.from_dict(json.loads(json.dumps(A.to_dict(compose))))
+    pickled = pickle.loads(pickle.dumps(compose))  # noqa: S301  # our own
+    unfused = pipeline(case, fused=False)
+    data = targets(photograph(3, dtype))
+    before = pickle.dumps(data)
+    found = set()
+    for number in range(40):
+        result = compose.at(number)(**data)
+        record = json.loads(json.dumps(result["applied_transforms"], allow_nan=False))
+        found.add(tuple(entry["name"] for entry in record))
+        again = A.replay(
+            record, bbox_params=compose.bbox_params, keypoint_params=compose.keypoint_params, **data
+        )
+        del result["applied_transforms"]
+        for other in (again, A.replay(record, compose, **data), unfused.at(number)(**data)):
+            check_same(result, other)
+        for other in (saved, pickled):
+            check_same(
+                result, {key: value for key, value in other.at(number)(**data).items() if key in result}
+            )
+        assert size(result["image"]) == size(result["mask"])
+        assert same(result["image"], result["images"][1])
+    assert len(found) > 5
+    assert pickle.dumps(data) == before
