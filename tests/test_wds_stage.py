@@ -27,7 +27,7 @@ import augstream.wds
 from augstream.digest import digest
 from augstream.errors import RecipeError, SampleError
 from augstream.seeding import Address, sample_key, stream_key
-from augstream.shards import shard_name
+from augstream.sources.remote import shard_name
 from augstream.transforms.compose import Addressed
 from augstream.wds.stage import Visits
 

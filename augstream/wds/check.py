@@ -12,6 +12,7 @@ import webdataset
 from torch.utils.data import DataLoader
 from webdataset import filters, shardlists
 
+from .shards import ShardSource
 from .stage import Augment
 from .traits import KINDS, Finding, Trait, arguments, name_of, trait
 
@@ -68,12 +69,14 @@ def check(pipeline: Any) -> Report:
     lives_on = any(
         isinstance(one, DataLoader) and (one.persistent_workers or not one.num_workers) for one in loaders
     )
+    pardoned = {"fresh"} if lives_on else set()
+    if any(isinstance(stage, ShardSource) for _, stage in walk(pipeline)):
+        pardoned.add("workers")  # lanes take the place of workers
     stages = []
     for place, stage in walk(pipeline):
         found = trait(stage)
-        if lives_on:
-            found = replace(found, findings=tuple([one for one in found.findings if one.kind != "fresh"]))
-        stages.append(Stage(place, stage, found))
+        findings = tuple([finding for finding in found.findings if finding.kind not in pardoned])
+        stages.append(Stage(place, stage, replace(found, findings=findings)))
     return Report(tuple(stages), tuple(_of_the_whole(pipeline, stages)))
 
 

@@ -6,7 +6,6 @@ follows from (seed, shard, worker, epoch, key), whatever arrived before it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
@@ -24,16 +23,17 @@ from ..errors import RecipeError, SampleError
 from ..foreign import TorchStage
 from ..ranks import find_topology
 from ..seeding import Address, check_seed, sample_key, subkey
-from ..shards import shard_name
+from ..sources.remote import shard_name
 from ..stream import FULL_SCOPE
 from ..transforms.compose import Addressed, ComposeStage
 from .fields import Ports
+from .iteration import enclosing_iteration
 
 Sample = dict[str, Any]
 Handler = Callable[[Exception], bool]
 
-EPOCH, LANE = "__epoch__", "__lane__"
-"""Where our own source says the epoch, and the lane that owns the shard; a plain pipeline has neither."""
+EPOCH, LANE, VISIT = "__epoch__", "__lane__", "__visit__"
+"""Where our own source says the epoch, the lane that owns the shard, and, if it is not 0, the visit."""
 
 
 def augment(
@@ -109,12 +109,10 @@ class Augment:
 
     def __call__(self, source: Iterable[Any]) -> Iterator[Sample]:
         """The samples of `source`, augmented."""
-        iteration = _iteration()
-        current = self._pass
-        if current is None or iteration is None or iteration is not self._iteration:
-            self._iteration = iteration
-            current = self._pass = self._begin()
-        return self._run(source, current)
+        iteration = enclosing_iteration(self)
+        if iteration is None or iteration is not self._iteration:
+            self._iteration, self._pass = iteration, None
+        return self._run(source)
 
     def _begin(self) -> Pass:
         worker = get_worker_info()
@@ -123,10 +121,17 @@ class Augment:
         epoch, _ = self._board.begin_pass(worker)
         return Pass(epoch, number)
 
-    def _run(self, source: Iterable[Any], current: Pass) -> Iterator[Sample]:
+    def _run(self, source: Iterable[Any]) -> Iterator[Sample]:
+        current = self._pass
         for sample in source:
             try:
-                result = self._visit(sample, current)
+                if isinstance(sample, Mapping) and EPOCH in sample:
+                    address = self.address(sample, 0)
+                    result = self._augmented(sample, address.key(), address)
+                else:
+                    if current is None:
+                        current = self._pass = self._begin()
+                    result = self._visit(sample, current)
             except Exception as error:  # noqa: BLE001  # the handler judges it, as in webdataset's own stages
                 if self._handler(error):
                     continue
@@ -164,7 +169,7 @@ class Augment:
             worker=sample.get(LANE, worker) if "worker" in scope else None,
             shard=shard,
             sample=sample["__key__"],
-            visit=visit,
+            visit=sample.get(VISIT, visit),
         )
 
     def at(self, sample: Mapping[str, Any], address: Address | str) -> Sample:
@@ -243,21 +248,6 @@ class Visits:
             numbers, counts = np.concatenate([numbers, more_numbers]), np.concatenate([counts, more_counts])
         order = np.argsort(numbers)
         self._runs.append((numbers[order], counts[order]))
-
-
-def _iteration() -> FrameType | None:
-    """The frame of the pipeline's iterator that we are called from, the same for all passes of one iteration.
-
-    webdataset tells no stage whether a pass begins an iteration or repeats within one, and a pass of the same stage
-    object can be either.
-    """
-    wanted = webdataset.DataPipeline.iterator.__code__
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(8):
-        if frame is None or frame.f_code is wanted:
-            return frame
-        frame = frame.f_back
-    return None
 
 
 def _not_a_sample(sample: Any) -> str:

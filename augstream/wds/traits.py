@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from webdataset import filters, shardlists
 
 from .batches import Batched
+from .shards import ShardSource
 from .stage import Augment
 
 Kind = Literal["chance", "loses", "repeats", "fresh", "workers", "fork", "unknown"]
@@ -82,6 +83,26 @@ def _trait(stage: Any) -> Trait:
         return Trait(f"a {type(stage).__name__} of {len(stage)}", "source")
     what = "whether it draws numbers, holds samples back or drops them cannot be seen"
     return Trait(name_of(stage), "unknown", (Finding("unknown", what, "look at it yourself"),))
+
+
+def refusal(stage: Any) -> str | None:
+    """Why `stage` cannot stand behind a source of ours, and what to use instead; None if it can."""
+    found = _trait(stage)
+    if isinstance(stage, filters.FilterFunction) and stage.f.__name__ == "_batched":
+        return f"{found.label} asks for one sample more before it gives a batch; use augstream.wds.batched"
+    if isinstance(stage, filters.FilterFunction) and stage.f is filters.slice.f:
+        return f"{found.label} would cut every batch; count batches in the loop, or use with_epoch"
+    if found.effect == "holds":
+        shuffles = "shuffle" in found.label or "resampled" in found.label
+        mend = (
+            "the source itself shuffles shards and samples: pass shuffle=True, window=... to it"
+            if shuffles
+            else "leave it out, or put it into the stages of another pipeline"
+        )
+        return f"{found.label} holds samples back or reorders them, so that no place could be resumed; {mend}"
+    if found.effect in {"source", "split"}:
+        return f"{found.label} has no place behind a source of ours, which deals the shards out itself; leave it out"
+    return None
 
 
 def name_of(thing: Any) -> str:
@@ -248,6 +269,7 @@ def _of_loader(stage: Any) -> Trait:
 
 
 _CLASSES: dict[type, Callable[[Any], Trait]] = {
+    ShardSource: lambda stage: Trait(f"augstream's shards ({len(stage.urls)})", "source"),
     DataLoader: _of_loader,
     filters.detshuffle: _of_detshuffle,
     shardlists.ResampledShards: _of_resampled,

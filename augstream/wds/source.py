@@ -1,0 +1,340 @@
+"""A source for webdataset pipelines whose samples come in augstream's order: addressed epochs, exact resuming."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Self
+
+import webdataset
+from torch.utils.data import get_worker_info
+from webdataset import filters
+
+from ..augment import NoStage
+from ..augment import fingerprint as fingerprint_of
+from ..batching import OnError
+from ..dataset import BatchDataset, SkipLog
+from ..decode import Fields
+from ..epochs import EpochBoard
+from ..errors import RecipeError, ShardError
+from ..order import DEFAULT_WINDOW, Recipe, Tail
+from ..plan import Topology
+from ..sources.naming import Shards
+from ..sources.remote import Remote
+from ..state import StreamState, check
+from .batches import Batched, Clock
+from .definition import Members, PipelineStream
+from .iteration import enclosing_iteration, is_mixed
+from .shards import ShardSource
+from .traits import refusal
+
+Sample = dict[str, Any]
+
+
+class PipelineDataset(BatchDataset):
+    """The batches of a `WebDataset`'s pipeline, for a `StreamLoader`."""
+
+    stream: PipelineStream
+
+    def __init__(
+        self, stream: PipelineStream, ranks: tuple[int | None, int | None], board: EpochBoard
+    ) -> None:
+        super().__init__(stream, ranks)
+        self._board = board
+
+    @property
+    def recipe(self) -> Recipe:
+        """All that decides the order."""
+        return self.stream.recipe
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What a saved state knows of the stages, to notice that they changed."""
+        return fingerprint_of(list(self.stream.stages))
+
+    @property
+    def sources(self) -> str:
+        """What a saved state knows of the shards."""
+        return self.stream.index.fingerprint
+
+    def _checked(self, state: StreamState) -> StreamState:
+        check(state, self.recipe, self.stream.index, transform=self.fingerprint, stacklevel=5)
+        return state
+
+    def begin(self) -> tuple[int, int]:
+        """Begin an iteration: (epoch, units delivered before)."""
+        return self._board.begin_pass(get_worker_info())
+
+    def outputs(self, epoch: int, start: int, visit: int, clock: Clock) -> Iterator[Any]:
+        """What the stages make of this worker's share of an epoch from unit `start` on; `clock` is kept right."""
+        worker = get_worker_info()
+        plan = self.stream.plan(self.topology(0 if worker is None else worker.num_workers), start)
+        maker, log = self.stream.maker(), SkipLog()
+        self._position = (epoch, start)
+        for step in plan.steps_of_worker(0 if worker is None else worker.id):
+            refs = maker.refs(epoch, plan.units_of_step(step))
+            outputs, skipped, _ = maker.outputs(epoch, refs, skips=self._skips, visit=visit)
+            log.note(tuple(skipped))
+            for left, output in zip(reversed(range(len(outputs))), outputs, strict=True):
+                clock.is_last = not left
+                if clock.is_last:
+                    self._position = (epoch, plan.units_delivered_after(step + 1))
+                yield output
+            clock.batch += 1
+        self._position = (epoch + 1, 0)
+
+    def sample(self, *, epoch: int, shard: str, key: str) -> Any:
+        """What the stages before batching make of one sample alone, as in every run; nothing else is read."""
+        return self.stream.sample(epoch, shard, key)
+
+
+class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has no types
+    """``wds.WebDataset`` in augstream's order: the same fluid methods, and every epoch repeatable and resumable.
+
+    shards: as for `StreamDataset`, or in webdataset's notation; compressed ones are unpacked into the cache once.
+    batch_size, seed, shuffle, window, lanes, unit, drop_last, tail: the order; see `Recipe`. If `batched` is not used,
+        `batch_size` is that of the loader, and `drop_last` should be on: a short batch is not always the last.
+    select_files, rename_files: of members' names, as webdataset's (suffixes are lower-cased before).
+    on_error: "raise", or "skip" samples that cannot be read or that a stage fails on.
+    rank, world_size, cache_dir, remote, verify_checksums: as for `StreamDataset`.
+
+    Stages behind it run batch by batch: what one keeps from sample to sample ends with the batch. So any batch can be
+    computed alone, and ``DataLoader(dataset.batched(), batch_size=None, num_workers=n)`` gives the same for every n,
+    as does ``StreamLoader(dataset.batched().batches(), num_workers=n)``, which survives killed workers. While stages
+    work on a sample, the global generators of `random`, numpy and torch stand at its address. Stages that hold
+    samples back or reorder them are refused with what to use instead; one that drops them makes batches shorter, and
+    if it drops all of a batch, that is an error. Samples have ``__epoch__`` and ``__lane__`` besides what webdataset
+    gives them, which `augment` follows.
+
+    Not promised: that stages which do not end in `batched` can be resumed in mid-epoch where they drop samples;
+    sense, where ``with_epoch`` or ``repeat`` is resumed in mid-epoch.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        window: int = DEFAULT_WINDOW,
+        lanes: int = 8,
+        unit: int | None = None,
+        drop_last: bool = False,
+        tail: Tail = "drop",
+        select_files: Callable[[str], bool] | None = None,
+        rename_files: Callable[[str], str] | None = None,
+        on_error: OnError = "raise",
+        rank: int | None = None,
+        world_size: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        remote: Remote | None = None,
+        verify_checksums: bool = False,
+        **others: Any,
+    ) -> None:
+        if others:
+            raise RecipeError(_others(others))
+        webdataset.DataPipeline.__init__(self)
+        self.seed = seed
+        self.recipe = Recipe(seed, batch_size, unit, lanes, shuffle, window, drop_last, tail)
+        self.source = ShardSource(shards, cache_dir, remote)
+        self.pipeline.append(self.source)
+        self._members = Members(select_files, rename_files)
+        self._on_error: OnError = on_error
+        self._verify_checksums = verify_checksums
+        self._ranks = (rank, world_size)
+        self._renew()
+        with suppress(
+            ShardError, OSError
+        ):  # which are raised when the dataset is iterated, as webdataset does
+            self.source.index()  # once, here, and not in each worker
+
+    def _renew(self) -> None:
+        """Become a pipeline of our own, with a place of its own."""
+        self._board = EpochBoard()
+        self._board.share()
+        self._batches: PipelineDataset | None = None
+        self._iteration: FrameType | None = None
+        self._visit = 0
+        self.clock = Clock()
+
+    # Stages
+
+    def append(self, stage: Any) -> None:
+        """Append a stage; `RecipeError` for one that holds samples back or reorders them."""
+        refused = refusal(stage)
+        if refused is not None:
+            raise RecipeError(refused)
+        if isinstance(stage, Batched) and stage.batchsize != self.recipe.batch_size:
+            raise RecipeError(_other_size(stage.batchsize, self.recipe.batch_size))
+        self.pipeline.append(stage)
+        self._batches = None
+
+    def compose(self, *stages: Any) -> Self:
+        """A copy with more stages, and a place of its own."""
+        result: Self = super().compose(*stages)
+        result._renew()
+        return result
+
+    def batched(
+        self,
+        batchsize: int | None = None,
+        collation_fn: Callable[[list[Any]], Any] | None = filters.default_collation_fn,
+        partial: bool = True,
+    ) -> Self:
+        """Batches of `batch_size` samples, collated as webdataset does, without its look-ahead."""
+        if batchsize not in {None, self.recipe.batch_size}:
+            raise RecipeError(_other_size(batchsize, self.recipe.batch_size))
+        if not partial and not self.recipe.drop_last:
+            msg = "batched(partial=False) would leave the last samples out; pass drop_last=True to WebDataset for that"
+            raise RecipeError(msg)
+        return self.compose(Batched(self.recipe.batch_size, collation_fn))
+
+    def listed(self, batchsize: int | None = None, partial: bool = True) -> Self:
+        """Lists of `batch_size` samples."""
+        return self.batched(batchsize, collation_fn=None, partial=partial)
+
+    def with_length(self, n: int, silent: bool = False) -> Self:
+        """The same dataset with ``len(dataset) == n``; unlike webdataset's, it pickles, and nobody needs warning."""
+        self.size = n
+        self.__class__ = SizedWebDataset
+        return self
+
+    def close(self) -> None:
+        """Give up the pipeline; the dataset cannot be iterated any more."""
+        super().close()
+        self._batches = None
+
+    # Iteration
+
+    def batches(self) -> PipelineDataset:
+        """The batches of this pipeline as a dataset for a `StreamLoader`; place and epoch are those of this one."""
+        if self._batches is None:
+            index = self.source.index()
+            stream = PipelineStream(
+                index=index,
+                recipe=self.recipe,
+                fields=Fields(None),
+                stage=NoStage(),
+                on_error=self._on_error,
+                verify_checksums=self._verify_checksums,
+                stages=tuple(self.pipeline[1:]),
+                members=self._members,
+                urls=self.source.urls,
+            )
+            self._batches = PipelineDataset(stream, self._ranks, self._board)
+        return self._batches
+
+    def __iter__(self) -> Iterator[Any]:
+        if is_mixed():
+            msg = (
+                "wds.RandomMix draws from Python's global generator, and its samples cannot be resumed; mix "
+                "StreamDatasets with augstream.Mixture instead"
+            )
+            raise RecipeError(msg)
+        found: Iterator[Any] = super().__iter__()
+        return found
+
+    def iterator(self) -> Iterator[Any]:
+        """One iteration: what the stages make of an epoch, and of its repetitions as further visits."""
+        batches = self.batches()
+        around = enclosing_iteration(self)
+        if around is None or around is not self._iteration:
+            if around is not None:
+                _check_behind(self, around.f_locals["self"].pipeline)
+            self._place, self._visit, self._iteration = batches.begin(), 0, around
+        else:
+            self._visit += 1
+        epoch, start = self._place
+        for repetition in range(self.repetitions):
+            visit = self._visit + repetition
+            count = 0
+            self.clock.batch = 0
+            for output in batches.outputs(epoch, 0 if visit else start, visit, self.clock):
+                yield output
+                count += 1
+            if not count and (visit or not start):
+                break
+
+    # Position
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration epoch `epoch`, in live and future workers; change nothing if it would be anyway."""
+        if self._board.next_pass[0] != epoch:
+            self._board.set_epoch(epoch)
+
+    def state_dict(self, *, epoch: int | None = None, num_batches: int | None = None) -> dict[str, Any]:
+        """The place after `num_batches` batches of `epoch`, as JSON-able data; see `StreamDataset.state_dict`."""
+        return self.batches().state_dict(epoch=epoch, num_batches=num_batches)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Begin the next iteration at the place of `state`, in whatever workers."""
+        self.batches().load_state_dict(state)
+
+    def sample(self, *, epoch: int, shard: str, key: str) -> Any:
+        """What the stages make of one sample alone, as it is in every run; nothing else is read."""
+        return self.batches().sample(epoch=epoch, shard=shard, key=key)
+
+    def topology(self, num_workers: int = 0) -> Topology:
+        """Which rank of how many we are."""
+        return self.batches().topology(num_workers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_iteration": None}
+
+
+class SizedWebDataset(WebDataset):
+    """A `WebDataset` that was told its length."""
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def shards_and_samples(shards: Shards, *, batch_size: int, seed: int, **arguments: Any) -> WebDataset:
+    """The first stage of a ``wds.DataPipeline``: samples as webdataset reads them, in augstream's order.
+
+    Takes the place of shard list, splitters, shard shuffle, opener, expander and grouper; see `WebDataset` for the
+    arguments. `batch_size` is that of ``augstream.wds.batched`` behind it, or of the DataLoader. A pipeline that holds
+    samples back, or reorders them, is refused when it is iterated.
+    """
+    return WebDataset(shards, batch_size=batch_size, seed=seed, **arguments)
+
+
+def _check_behind(source: Any, pipeline: list[Any]) -> None:
+    """Refuse stages of the pipeline around `source` that would break its order."""
+    for stage in pipeline:
+        refused = None if stage is source else refusal(stage)
+        if refused is not None:
+            raise RecipeError(refused)
+
+
+def _other_size(given: int | None, batch_size: int) -> str:
+    return (
+        f"batched({given}) would cut batches of {batch_size} samples anew, which could not be resumed; leave its "
+        f"argument out, or pass batch_size={given} to WebDataset"
+    )
+
+
+_MENDS: Mapping[str, str] = {
+    "shardshuffle": "leave it out: shards and samples are shuffled (shuffle=False: in file order)",
+    "detshuffle": "leave it out: the order is deterministic, and another one in each epoch",
+    "resampled": "leave it out: each sample comes once an epoch; with_epoch(n) makes epochs longer",
+    "mode": "leave it out",
+    "repeat": "use .repeat() or .with_epoch(n)",
+    "nodesplitter": "leave it out: ranks share each epoch's batches out (rank=, world_size=)",
+    "workersplitter": "leave it out: workers share each epoch's batches out",
+    "handler": "pass on_error='skip' to leave out samples that cannot be read",
+    "cache_size": "pass cache_dir= alone",
+    "url_to_name": "leave it out",
+    "empty_check": "leave it out: an epoch of nothing is refused",
+    "verbose": "leave it out",
+}
+
+
+def _others(others: Mapping[str, Any]) -> str:
+    known = [f"{name}: {_MENDS[name]}" for name in others if name in _MENDS]
+    unknown = [name for name in others if name not in _MENDS]
+    lines = [*known, *[f"{name}: there is no such argument" for name in unknown]]
+    return "augstream.wds.WebDataset does not take " + "; ".join(lines)
