@@ -14,6 +14,8 @@ from harness import machine, save
 
 BENCHMARKS = {
     "throughput": "images a second of the whole stream, against webdataset + albumentations",
+    "transforms": "each transform against albumentations 2.0.8",
+    "overhead": "what the framework itself costs a call",
 }
 
 
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=640, help="throughput: images a burst")
     parser.add_argument("--side", type=int, default=480, help="throughput: width of the pictures, about")
     parser.add_argument("--full", action="store_true", help="throughput: full decoding of ours as well")
+    parser.add_argument("--only", default="", help="transforms: those with this in their name")
     arguments = parser.parse_args()
     unknown = set(arguments.benchmarks) - set(BENCHMARKS)
     if unknown:

@@ -1,0 +1,52 @@
+"""What the framework itself costs: pictures of 8 x 8, so that there is nothing to do."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+import albumentations
+import numpy as np
+from harness import race, table, timed
+
+import augstream as A
+from augstream.seeding import Draws, sample_key, stream_key
+
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+
+
+def run(arguments: Namespace) -> list[dict[str, Any]]:
+    empty, noops = A.Compose([], seed=1), A.Compose([A.NoOp(p=1)] * 5, seed=1)
+    their_empty = albumentations.Compose([], seed=1)
+    their_noops = albumentations.Compose([albumentations.NoOp(p=1)] * 5, seed=1)
+    stage, stream, draws = noops.stage(), stream_key(1, shard="a.tar", worker=0, epoch=0), Draws()
+
+    def address() -> float:
+        """What a sample's address costs: its key, the stage's key, and a number at a slot."""
+        draws.move(stage.key(sample_key(stream, "00000017")), b"\0\0")
+        return draws.random()
+
+    calls = {
+        "empty Compose": (lambda: empty(image=IMAGE), 3.0),
+        "empty Compose, 2.0.8": (lambda: their_empty(image=IMAGE), None),
+        "five NoOps": (lambda: noops(image=IMAGE), 15.0),
+        "five NoOps, 2.0.8": (lambda: their_noops(image=IMAGE), None),
+        "five NoOps at an address": (lambda: noops.at(3, 14)(image=IMAGE), None),
+        "five NoOps as a stage": (lambda: stage({"image": IMAGE}, b"0" * 16), None),
+        "address and keys of a sample": (address, 10.0),
+    }
+    contenders = {name: timed(call, seconds=0.02) for name, (call, _) in calls.items()}
+    result = race(contenders, reference="empty Compose, 2.0.8", rounds=arguments.rounds * 5, progress=False)
+    rows = []
+    for name, (_, limit) in calls.items():
+        us = sorted(1e6 * burst.cpu_s / burst.items for burst in result.bursts[name])
+        rows.append({"what": name, "us": us[len(us) // 2], "lowest_us": us[0], "limit_us": limit})
+    lines = [
+        [
+            row["what"], f"{row['us']:.1f}", f"{row['lowest_us']:.1f}",
+            "" if row["limit_us"] is None else f"{row['limit_us']:g}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    print(table(lines, ["8 x 8 pixels", "us, median", "us, lowest", "limit"]))
+    return rows
