@@ -1,5 +1,4 @@
-"""Messages between the trainer and one worker: small, whole or not at all, with file descriptors beside
-them.
+"""Messages between the trainer and one worker: small, whole or not at all, descriptors beside them.
 
 A pair of connected sockets that keep message boundaries, one pair a worker: nothing is shared between
 workers, and there is no lock that could die with its holder. A message is one packet, so it is never half

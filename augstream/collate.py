@@ -142,8 +142,7 @@ def _stack(values: list[Any], samples: Sequence[Sample], empty: Empty, field: st
 
 
 def odd_ones(samples: Sequence[Sample]) -> list[int]:
-    """The positions of the samples whose fields, or whose image's shape or dtype, are not those of most
-    samples.
+    """The positions of the samples whose fields, image's shape or dtype are not those of most samples.
 
     Of two forms that are equally frequent, the one that comes first counts as usual.
     """

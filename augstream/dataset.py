@@ -169,12 +169,10 @@ class StreamDataset(BatchDataset):
     transform: a `Compose`, a function ``f(sample, rng)``, or None.
     batch_size, seed, shuffle, window, lanes, unit, drop_last, tail: the order; see `Recipe`.
     fields: which members become which fields of a sample, and how; see `Fields`.
-    scope: what a sample's randomness depends on besides its key: shard, the worker (lane) that owns the
-    shard, and
-        the epoch. Leave out "epoch" to augment each sample the same in every epoch.
+    scope: what a sample's randomness depends on besides its key: the shard, the worker (lane) that owns the
+        shard, and the epoch. Leave out "epoch" to augment each sample the same in every epoch.
     on_error: "raise" the error of a sample that fails, or "skip" the sample: its batch is shorter, nothing
-    else
-        moves, and the log says so once a shard.
+        else moves, and the log says so once a shard.
     collate_fn: makes the batch of a list of samples; see `collate`.
     rank, world_size: which share is ours, where neither torch.distributed nor torchrun says so.
     with_address: put ``__address__`` into every batch. max_pixels: refuse larger images. verify_checksums:
@@ -296,7 +294,7 @@ class SkipLog:
 
 
 def as_tensors(value: Any) -> Any:
-    """`value` with its arrays as tensors of the same memory, in dicts and lists.
+    """`value` with its arrays as tensors of the same memory, in dicts, lists and tuples.
 
     Arrays of text, and others that torch has no dtype for, stay as they are.
     """
@@ -306,6 +304,8 @@ def as_tensors(value: Any) -> Any:
         return {name: as_tensors(item) for name, item in value.items()}
     if type(value) is list and any(isinstance(item, np.ndarray) for item in value):
         return [as_tensors(item) for item in value]
+    if type(value) is tuple:
+        return tuple([as_tensors(item) for item in value])
     return value
 
 

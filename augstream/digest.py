@@ -16,8 +16,7 @@ DIGEST_BYTES = 32
 
 
 def digest(value: Any, previous: str = "") -> str:
-    """64 hex digits over a batch, a sample, or any value made of arrays, tensors, numbers, texts, lists and
-    dicts.
+    """64 hex digits over a batch, or any value made of arrays, tensors, numbers, texts, lists and dicts.
 
     Dtype, shape and bytes of every array count, and the types of plain values; the order of a dict's names
     does not. A tensor has the digest of the array that it equals. `previous` chains a digest to the one

@@ -1,5 +1,4 @@
-"""The epoch board: how a worker of a stock DataLoader knows which epoch it is in, though torch tells it
-nothing.
+"""The epoch board: how a worker of a stock DataLoader knows its epoch, though torch does not tell it.
 
 A fresh worker process starts from a copy of the main process's dataset, which never iterated; a persistent
 one lives through many passes; neither is told the epoch, nor that `set_epoch` was called. The board is a

@@ -64,6 +64,9 @@ class Source(Protocol):
     def take(self, epoch: int, step: int) -> Made:
         """The batch of the next step; raises what computing it raised."""
 
+    def pids(self) -> list[int]:
+        """The process numbers of what runs."""
+
     def close(self) -> None:
         """Stop whatever runs."""
 
@@ -86,13 +89,16 @@ class Here:
         plan = self._plan if epoch == self._epoch else self._whole
         return made_locally(self._maker, self._slots, epoch, plan.units_of_step(step), self._skips)
 
+    def pids(self) -> list[int]:
+        """None: nothing runs."""
+        return []
+
     def close(self) -> None:
-        """Nothing runs."""
+        """Nothing to do."""
 
 
 class StreamLoader:
-    """Iterate the batches of a `StreamDataset` or `Mixture`, computed by `num_workers` processes that may die
-    at any moment.
+    """Iterate the batches of a `StreamDataset` or `Mixture`, computed by processes that may die at any moment.
 
     ``for batch in loader`` runs the rest of the current epoch, then `epoch` is the next one. The batches
     are the same for any number of workers, prefetch factor and start method. `state_dict()` is exact after
@@ -123,6 +129,9 @@ class StreamLoader:
         timeout_s: float | None = 120.0,
         max_respawns: int = 3,
     ) -> None:
+        batches = getattr(dataset, "batches", None)
+        if callable(batches):  # a webdataset pipeline of ours
+            dataset = batches()
         if not isinstance(dataset, BatchDataset):
             given = type(dataset).__name__
             msg = f"StreamLoader iterates a StreamDataset or Mixture, got {given}; pass A.StreamDataset(...)"
@@ -158,6 +167,11 @@ class StreamLoader:
     def __len__(self) -> int:
         """The number of batches of a whole epoch on this rank."""
         return len(self.dataset)
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process numbers of the workers that run now."""
+        return [] if self._source is None else self._source.pids()
 
     # Position
 

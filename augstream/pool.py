@@ -158,6 +158,10 @@ class Pool:
         made: Made = value
         return made
 
+    def pids(self) -> list[int]:
+        """The process numbers of the workers that are alive, as far as is known."""
+        return [process.pid for process in self._processes.values() if process.pid is not None]
+
     def close(self) -> None:
         """Stop the workers, politely for a second."""
         running = [post.current for post in self._posts if post.current is not None]
@@ -317,6 +321,7 @@ class Pool:
         gone.process.kill()
         gone.process.join(_JOIN_S)
         gone.channel.close()
+        del self._processes[post.number]
         fate = fault or _fate(gone.process.exitcode)
         at = gone.at()
         where = "" if at is None else self._where(*at)

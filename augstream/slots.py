@@ -1,5 +1,4 @@
-"""The memory of batches: written once where it is made, handed out without a copy, used again when it is
-let go.
+"""The memory of batches: written once, handed out without a copy, used again when it is let go.
 
 A worker makes its slots itself: anonymous files, mapped, whose descriptors it passes to the trainer once.
 Nothing has a name, so nothing is left behind however the processes die. A slot is announced only when it is
@@ -108,6 +107,46 @@ def _address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+class _Loan(weakref.ref[Block]):
+    """A reference to memory that is lent; `item` says what it is."""
+
+    __slots__ = ("item",)
+    item: Any
+
+
+class Loans:
+    """Memory that somebody looks into: each piece comes back, by itself, when the last array of it has died.
+
+    What is called then is a deque's append, which runs no Python code: so it may happen in any thread, in the
+    middle of anything, and a Ctrl-C that arrives just then is not lost.
+    """
+
+    def __init__(self) -> None:
+        self._lent: dict[int, _Loan] = {}
+        self._returned: deque[_Loan] = deque()
+
+    def lend(self, block: Block, item: Any) -> Block:
+        """The memory of `block` as an array, whose views and itself are watched on behalf of `item`."""
+        # numpy lets the views of a view refer to the owner of the memory; a memoryview between keeps our root
+        root = np.frombuffer(block.data, dtype=np.uint8)
+        loan = _Loan(root, self._returned.append)
+        loan.item = item
+        self._lent[id(loan)] = loan
+        return root
+
+    def returned(self) -> list[Any]:
+        """The items of the loans that came back since the last call."""
+        items = []
+        while self._returned:
+            loan = self._returned.popleft()
+            del self._lent[id(loan)]
+            items.append(loan.item)
+        return items
+
+    def __len__(self) -> int:
+        return len(self._lent) - len(self._returned)
+
+
 class LocalSlots:
     """Memory for the batches of one process: a batch's block is used again once all of its arrays are gone.
 
@@ -116,24 +155,21 @@ class LocalSlots:
 
     def __init__(self) -> None:
         self._free: list[Block] = []
+        self._loans = Loans()
         self._capacity_bytes = 0
 
     def begin(self) -> Arena:
         """An arena for the next batch."""
+        self._free += self._loans.returned()
         block = self._free.pop() if self._free else None
         if block is None or len(block) < self._capacity_bytes:
             return Arena(np.empty(0, np.uint8), self._make)
-        return Arena(self._lent(block), self._make)
+        return Arena(self._loans.lend(block, block), self._make)
 
     def _make(self, size_bytes: int) -> Block:
         capacity = max(size_bytes + size_bytes // 16 + _SLACK_BYTES, self._capacity_bytes)
-        return self._lent(np.empty(capacity, np.uint8))
-
-    def _lent(self, block: Block) -> Block:
-        # numpy lets the views of a view refer to the owner of the memory; a memoryview between keeps our root
-        root = np.frombuffer(block.data, dtype=np.uint8)
-        weakref.finalize(root, self._free.append, block).atexit = False
-        return root
+        block: Block = np.empty(capacity, np.uint8)
+        return self._loans.lend(block, block)
 
     def finish(self, arena: Arena) -> None:
         """Note what the batch needed, so that the next block has room for it."""
@@ -221,8 +257,8 @@ class TrainerSlots:
 
     def __init__(self, max_lent: int) -> None:
         self._blocks: dict[int, Block] = {}
-        self._lent: set[int] = set()
-        self._returned: deque[int] = deque()  # finalizers, which may run at any moment, only append
+        self._loans = Loans()
+        self._discarded: list[int] = []
         self._max_lent = max_lent
 
     def map(self, slot: int, descriptor: int) -> None:
@@ -231,28 +267,22 @@ class TrainerSlots:
 
     def open(self, sealed: Sealed) -> Any:
         """The value that the worker sealed; its arrays are the slot's own memory, writable."""
-        block = self._blocks[sealed.slot]
-        root = np.frombuffer(block.data, dtype=np.uint8)
+        is_copied = len(self._loans) >= self._max_lent
+        root = self._loans.lend(self._blocks[sealed.slot], sealed.slot)
         places, payload = pickle.loads(root[sealed.offset :][: sealed.size_bytes].data)  # noqa: S301  # our worker's
         buffers: list[Block] = [root[offset : offset + size] for offset, size in places]
-        if len(self._lent) - len(self._returned) >= self._max_lent:
+        if is_copied:
             buffers = [buffer.copy() for buffer in buffers]
-        self._lent.add(sealed.slot)
-        weakref.finalize(root, self._returned.append, sealed.slot).atexit = False
         return pickle.loads(payload, buffers=buffers)  # noqa: S301  # our worker's
 
     def discard(self, sealed: Sealed) -> None:
         """Give a slot back unopened."""
-        self._lent.add(sealed.slot)
-        self._returned.append(sealed.slot)
+        self._discarded.append(sealed.slot)
 
     def returned(self) -> tuple[int, ...]:
         """The slots that came back since the last call, to be sent to the worker."""
-        slots = []
-        while self._returned:
-            slots.append(self._returned.popleft())
-        self._lent.difference_update(slots)
-        return tuple(slots)
+        discarded, self._discarded = self._discarded, []
+        return (*discarded, *self._loans.returned())
 
 
 class _Pickler(pickle.Pickler):

@@ -1,7 +1,6 @@
-"""What a worker process does: the steps it is given, one after the other, into shared memory. It has no
-state.
+"""What a worker process does: the steps it is given, one after the other, into shared memory.
 
-A worker knows the stream, its number, and the place it was told to start from; everything else is
+A worker has no state. It knows the stream, its number, and the place it was told to start from; everything else is
 arithmetic. So it can be killed at any moment, replaced by another that is told where to go on, and
 redirected by a new assignment. It tells, in a page of shared memory, which sample it is at: so that its
 death has a name.

@@ -319,7 +319,7 @@ def test_ctrl_c_leaves_at_once_and_cleanly(shards, tmp_path, method):
     began = monotonic()
     lines += trainer.lines()
     errors = trainer.end()
-    assert monotonic() - began < 3
+    assert monotonic() - began < 10  # a second where the machine is not busy
     assert lines[-1] == "interrupted"
     assert errors == ""
     assert trainer.process.returncode == 0
