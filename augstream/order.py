@@ -209,6 +209,24 @@ class EpochOrder:
         lanes = self._lane_of_shard[shards]
         return list(map(SampleRef, shards.tolist(), samples.tolist(), lanes.tolist()))
 
+    def shards_after(self, units: range, count: int = 2) -> list[int]:
+        """The shards that the lanes of some consecutive units come to next, the first `count` of each lane.
+
+        That is: after the windows in which those units lie, or, without shuffling, after their shards. What has to be
+        fetched can be fetched before it is needed.
+        """
+        found: dict[int, None] = {}
+        for unit in units:
+            last = int(self._positions(range(unit, unit + 1))[-1])
+            if self.recipe.shuffle:
+                until = (last // self.recipe.window + 1) * self.recipe.window
+            else:
+                until = int(self._starts[np.searchsorted(self._starts, last, side="right")])
+            if until < self.run_of_lane(self.lane_of_unit(unit)).stop:
+                turn = int(np.searchsorted(self._starts, until, side="right")) - 1
+                found |= dict.fromkeys(self.shard_order[turn : turn + count].tolist())
+        return list(found)
+
     def _positions(self, units: range) -> Int64s:
         if units and not (min(units) >= 0 and max(units) < self.num_units):
             msg = f"units must be from 0 to {self.num_units - 1} in this epoch, got {units}"

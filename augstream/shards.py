@@ -291,8 +291,16 @@ class ShardReader:
             self._verify(shard, sample, table, raw)
         return raw
 
+    @property
+    def fetches(self) -> bool:
+        """Whether whole shards are fetched into a cache, so that `ahead` is of use."""
+        remote = self.index.store.remote
+        return remote.cache_dir is not None and remote.ahead > 0
+
     def ahead(self, shards: Iterable[int]) -> None:
         """Say which shards will be read next, so that remote ones can be fetched into the cache meanwhile."""
+        if not self.fetches:
+            return
         wanted = [self._wanted(shard) for shard in shards if local_path(self.index.urls[shard]) is None]
         if wanted:
             self._remote_shards().ahead(wanted)

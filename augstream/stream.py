@@ -125,8 +125,11 @@ class Maker(Batcher[SampleRef]):
         return found
 
     def refs(self, epoch: int, units: range) -> list[SampleRef]:
-        """The samples of consecutive canonical units."""
-        return self._epoch(epoch).order.refs(units)
+        """The samples of consecutive canonical units; the shards after them are fetched meanwhile, if remote."""
+        order = self._epoch(epoch).order
+        if self._reader.fetches:
+            self._reader.ahead(order.shards_after(units))
+        return order.refs(units)
 
     def name(self, ref: SampleRef) -> tuple[str, str]:
         """The shard's name and the key of a sample."""

@@ -286,3 +286,26 @@ def test_two_billion_samples_take_memory_by_the_shard() -> None:
     assert num_refs == 64
     assert traced_bytes < 200e6
     assert resident_kb < 200_000
+
+
+@given(indexes(), recipes(), st.data())
+def test_shards_after_are_those_that_a_lane_comes_to(
+    index: ShardIndex, recipe: Recipe, data: st.DataObject
+) -> None:
+    order = EpochOrder(index, recipe, 1)
+    unit = data.draw(st.integers(0, order.num_units - 1))
+    run = order.run_of_lane(order.lane_of_unit(unit))
+    turn = unit // recipe.lanes
+    last = min(run.start + (turn + 1) * recipe.samples_per_unit, index.total) - 1
+    position_of = order.shard_order.tolist().index
+    if recipe.shuffle:
+        later = [p for p in run if p // recipe.window > last // recipe.window]
+    else:
+        here = int(order.shard_sample(np.array([last]))[0][0])
+        later = [p for p in run if p > last and order.shard_sample(np.array([p]))[0][0] != here]
+    expected = set(order.shard_sample(np.array(later, dtype=np.int64))[0].tolist()) if later else set()
+    told = order.shards_after(range(unit, unit + 1), len(index))
+    assert expected <= set(told)
+    assert bool(expected) == bool(told)
+    assert told == sorted(told, key=position_of)
+    assert order.shards_after(range(unit, unit + 1), 1) == told[:1]

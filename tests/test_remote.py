@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from augstream.dataset import StreamDataset
 from augstream.errors import RecipeError, ShardError
 from augstream.indexing import INDEX_NAME, build_index
 from augstream.shards import ShardReader
@@ -340,9 +341,9 @@ def test_shards_are_fetched_ahead(served, local, tmp_path):
     reader = ShardReader(index)
     reader.ahead([3, 1, 2])
     until = time.monotonic() + 10
-    while sorted(shards_in(tmp_path / "cache")) != ["s1.tar", "s3.tar"] and time.monotonic() < until:
+    while len(shards_in(tmp_path / "cache")) < 3 and time.monotonic() < until:
         threading.Event().wait(0.01)
-    assert sorted(shards_in(tmp_path / "cache")) == ["s1.tar", "s3.tar"]
+    assert sorted(shards_in(tmp_path / "cache")) == ["s1.tar", "s2.tar", "s3.tar"]
     del server.requests[:]
     assert reader.read(3, 0)["jpg"] == ShardReader(local).read(3, 0)["jpg"]
     assert server.requests == []
@@ -372,6 +373,20 @@ print("done", flush=True)
 def start(url: str, cache: Path, limit: int = 0) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", READ, url, str(cache), str(limit)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_stream_of_remote_shards_is_that_of_local_ones(served, local, tmp_path):
+    server, url = served
+    options = {"batch_size": 4, "seed": 137, "fields": {"label": "cls"}, "lanes": 2, "window": 8}
+    expected = [batch["__key__"] for batch in StreamDataset(local, **options)]
+    index = build_index(f"{url}/s{{0..3}}.tar", cache_dir=tmp_path / "i", remote=Remote(**QUICK))
+    for cache in (None, str(tmp_path / "cache")):
+        del server.requests[:]
+        index.store.remote = Remote(cache_dir=cache, **QUICK)
+        assert [batch["__key__"] for batch in StreamDataset(index, **options)] == expected
+    assert sorted(path for kind, path, _ in server.requests if kind == "GET") == [
+        f"/s{i}.tar" for i in range(4)
+    ]
 
 
 @pytest.mark.parametrize("limited", [False, True])

@@ -84,17 +84,17 @@ class ShardCache:
             return fd
 
     def ahead(self, wanted: list[Wanted]) -> None:
-        """Fetch shards in the background, the next ones first, as many at a time as ``remote.ahead`` says.
+        """Fetch shards in the background, in this order, ``remote.ahead`` of them at a time.
 
         What goes wrong here is met again, and raised, by `open`.
         """
-        for shard in wanted[: self._remote.ahead]:
+        for shard in wanted:
             name = self._path(shard).name
             if name not in self._queued and not self._path(shard).exists():
                 self._queued.add(name)
                 self._waiting.put(shard)
         self._threads = [thread for thread in self._threads if thread.is_alive()]
-        if self._queued and len(self._threads) < self._remote.ahead:
+        while len(self._threads) < min(self._remote.ahead, len(self._queued)):
             # A daemon: a process that ends does not wait for what nobody will read.
             thread = threading.Thread(target=self._work, name="augstream-ahead", daemon=True)
             self._threads.append(thread)

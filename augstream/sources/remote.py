@@ -70,11 +70,12 @@ class Remote:
 
     cache_dir: keep whole shards there, and read them as local ones; None reads each sample by a range request.
     cache_bytes: the least recently used ones are dropped beyond this; None keeps all.
-    storage_options: for fsspec's file system (keys, headers, endpoints). attempts: how often a request is tried;
-    backoff_s: the first pause between, which then doubles; timeout_s: how long to wait for a silent server or for
-    another process that is downloading. ahead: how many shards are fetched before they are needed. allow_pipe: run
-    the shell commands of ``pipe:`` URLs, with a cache_dir, as if they were a server; never allow it for URLs that
-    others may write.
+    storage_options: for fsspec's file system (keys, headers, endpoints).
+    attempts: how often a request is tried; backoff_s: the first pause between, which then doubles; timeout_s: how long
+    to wait for a silent server, or for another process that is downloading.
+    ahead: how many shards are fetched at a time before they are needed, 0 for none.
+    allow_pipe: run the shell commands of ``pipe:`` URLs, with a cache_dir, as if they were servers; never allow it for
+    URLs that others may write.
     """
 
     cache_dir: str | None = None
