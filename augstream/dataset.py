@@ -16,14 +16,17 @@ from .batching import Batcher, CollateFn, Definition, Made, OnError, Skipped, Sk
 from .decode import Field, Fields
 from .encoded import DecodeMode
 from .epochs import EpochBoard
+from .errors import RecipeError
 from .images import MAX_PIXELS
-from .indexing import Shards, build_index
+from .indexing import build_index
 from .mixing import MixtureRecipe
 from .order import DEFAULT_WINDOW, Recipe, Tail
 from .plan import Topology
 from .ranks import detected, find_topology
 from .shards import IndexedShards
 from .slots import LocalSlots
+from .sources.naming import Shards
+from .sources.remote import Remote
 from .state import StreamState, check
 from .stream import FULL_SCOPE, Stream
 
@@ -176,7 +179,9 @@ class StreamDataset(BatchDataset):
     collate_fn: makes the batch of a list of samples; see `collate`.
     rank, world_size: which share is ours, where neither torch.distributed nor torchrun says so.
     with_address: put ``__address__`` into every batch. max_pixels: refuse larger images. verify_checksums:
-        compare every sample with the checksum in its index. cache_dir: where indexes are kept.
+        compare every sample with the checksum in its index.
+    cache_dir: where indexes are kept, and whole shards from servers, of which cache_bytes says how much. Without it,
+        indexes go to the user's cache, and samples come by range requests. remote: the rest about servers.
     decode: how much of an image a `Compose` decodes. "region": what its first crop needs, which gives the same
         pixels as "full"; "scaled": that, and at 1/2, 1/4 or 1/8 where a resize follows and leaves fewer pixels,
         which gives others.
@@ -216,11 +221,18 @@ class StreamDataset(BatchDataset):
         decode: DecodeMode = "region",
         verify_checksums: bool = False,
         cache_dir: str | None = None,
+        cache_bytes: int | None = None,
+        remote: Remote | None = None,
     ) -> None:
+        if remote is None:
+            remote = Remote(cache_dir=cache_dir, cache_bytes=cache_bytes)
+        elif cache_bytes is not None:
+            msg = "give cache_bytes or remote=Remote(cache_bytes=...), not both"
+            raise RecipeError(msg)
         recipe = Recipe(seed, batch_size, unit, lanes, shuffle, window, drop_last, tail)
         self.transform = transform
         stream = Stream(
-            index=build_index(shards, cache_dir=cache_dir),
+            index=build_index(shards, cache_dir=cache_dir, remote=remote),
             recipe=recipe,
             fields=Fields(fields, max_pixels=max_pixels, mode=decode),
             stage=as_stage(transform),

@@ -375,18 +375,22 @@ def start(url: str, cache: Path, limit: int = 0) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_stream_of_remote_shards_is_that_of_local_ones(served, local, tmp_path):
+def test_a_stream_of_remote_shards_is_that_of_local_ones(served, local, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     server, url = served
     options = {"batch_size": 4, "seed": 137, "fields": {"label": "cls"}, "lanes": 2, "window": 8}
+    pattern = f"{url}/s{{0..3}}.tar"
     expected = [batch["__key__"] for batch in StreamDataset(local, **options)]
-    index = build_index(f"{url}/s{{0..3}}.tar", cache_dir=tmp_path / "i", remote=Remote(**QUICK))
-    for cache in (None, str(tmp_path / "cache")):
-        del server.requests[:]
-        index.store.remote = Remote(cache_dir=cache, **QUICK)
-        assert [batch["__key__"] for batch in StreamDataset(index, **options)] == expected
-    assert sorted(path for kind, path, _ in server.requests if kind == "GET") == [
-        f"/s{i}.tar" for i in range(4)
-    ]
+    by_ranges = StreamDataset(pattern, remote=Remote(**QUICK), **options)
+    assert [batch["__key__"] for batch in by_ranges] == expected
+    del server.requests[:]
+    limit = int(local.sizes_bytes.sum())
+    cached = StreamDataset(pattern, cache_dir=str(tmp_path / "cache"), cache_bytes=limit, **options)
+    assert [batch["__key__"] for batch in cached] == expected
+    with pytest.raises(RecipeError, match="not both"):
+        StreamDataset(pattern, cache_bytes=limit, remote=Remote(), **options)
+    gets = [path for kind, path, _ in server.requests if kind == "GET" and INDEX_NAME not in path]
+    assert sorted(gets) == [f"/s{i}.tar" for i in range(4)]
 
 
 @pytest.mark.parametrize("limited", [False, True])
