@@ -226,9 +226,11 @@ def test_more_ranks_share_out_what_is_left(shards: list[str], num_batches: int) 
 def test_a_stream_loader_runs_it_and_goes_on_where_it_stopped(shards: list[str]) -> None:
     expected = batches(shards)
     first, second = digests(expected), digests(expected)
-    with A.StreamLoader(batches(shards).batches(), num_workers=2) as loader:
+    with A.StreamLoader(batches(shards), num_workers=2) as loader:
         iterator = iter(loader)
-        found = digests([next(iterator) for _ in range(4)])
+        taken = [next(iterator) for _ in range(4)]
+        assert isinstance(taken[0][1], torch.Tensor)
+        found = digests(taken)
         state = loader.state_dict()
     with A.StreamLoader(batches(shards).batches(), num_workers=1) as loader:
         loader.load_state_dict(state)
@@ -242,7 +244,7 @@ def test_a_killed_worker_costs_nothing(shards: list[str], tmp_path: Path) -> Non
     expected = digests(batches(shards))
     killing = source(shards).map(pipelines.DieOnce(str(tmp_path / "died"))).decode("rgb8").compose(augment())
     dataset = killing.to_tuple("__key__", "jpg", "cls").batched()
-    with A.StreamLoader(dataset.batches(), num_workers=2) as loader:
+    with A.StreamLoader(dataset, num_workers=2) as loader:
         assert digests(loader) == expected
         assert loader.stats.respawns == 1
 

@@ -102,11 +102,11 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
 
     Stages behind it run batch by batch: what one keeps from sample to sample ends with the batch. So any batch can be
     computed alone, and ``DataLoader(dataset.batched(), batch_size=None, num_workers=n)`` gives the same for every n,
-    as does ``StreamLoader(dataset.batched().batches(), num_workers=n)``, which survives killed workers. While stages
-    work on a sample, the global generators of `random`, numpy and torch stand at its address. Stages that hold
-    samples back or reorder them are refused with what to use instead; one that drops them makes batches shorter, and
-    if it drops all of a batch, that is an error. Samples have ``__epoch__`` and ``__lane__`` besides what webdataset
-    gives them, which `augment` follows.
+    as does ``StreamLoader(dataset.batched(), num_workers=n)``, which survives killed workers. While stages work on a
+    sample, the global generators of `random`, numpy and torch stand at its address. Stages that hold samples back or
+    reorder them are refused with what to use instead; one that drops them makes batches shorter, and if it drops all
+    of a batch, that is an error. Samples have ``__epoch__`` and ``__lane__`` besides what webdataset gives them, which
+    `augment` follows.
 
     Not promised: that stages which do not end in `batched` can be resumed in mid-epoch where they drop samples;
     sense, where ``with_epoch`` or ``repeat`` is resumed in mid-epoch.

@@ -6,6 +6,7 @@ follows from (seed, shard, worker, epoch, key), whatever arrived before it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
@@ -98,6 +99,7 @@ class Augment:
         self._rank: int | None = None
         self._iteration: FrameType | None = None
         self._pass: Pass | None = None
+        self._epoch: int | None = None
 
     def __repr__(self) -> str:
         return f"augstream.wds.augment({self.transform!r}, seed={self.seed}, scope={self.scope}, name={self.name!r})"
@@ -110,7 +112,7 @@ class Augment:
     def __call__(self, source: Iterable[Any]) -> Iterator[Sample]:
         """The samples of `source`, augmented."""
         iteration = enclosing_iteration(self)
-        if iteration is None or iteration is not self._iteration:
+        if self._epoch is None and (iteration is None or iteration is not self._iteration):
             self._iteration, self._pass = iteration, None
         return self._run(source)
 
@@ -118,8 +120,20 @@ class Augment:
         worker = get_worker_info()
         rank = find_topology().rank or self._rank or 0
         number = rank if worker is None else rank * worker.num_workers + worker.id
-        epoch, _ = self._board.begin_pass(worker)
-        return Pass(epoch, number)
+        return Pass(self._board.begin_pass(worker)[0] if self._epoch is None else self._epoch, number)
+
+    def of_epoch(self, epoch: int) -> Augment:
+        """A stage that is always in `epoch`, for who counts epochs himself."""
+        fixed = copy.copy(self)
+        fixed._epoch, fixed._pass, fixed._iteration = epoch, None, None
+        return fixed
+
+    def pass_by(self, sample: Sample) -> None:
+        """Count a visit to `sample`, and do nothing to it."""
+        current = self._pass = self._pass or self._begin()
+        address = self.address(sample, current.epoch, current.worker)
+        key = sample_key(current.stream_key(address), str(address.sample))
+        current.visits.count(int.from_bytes(key[:8], "little"))
 
     def _run(self, source: Iterable[Any]) -> Iterator[Sample]:
         current = self._pass
