@@ -13,7 +13,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,21 +24,12 @@ Array = npt.NDArray[Any]
 ParamsT = TypeVar("ParamsT")
 
 
-class Label(NamedTuple):
-    """A label field on its way: its name, the original values, and what its column holds."""
-
-    field: str
-    values: Any
-    holds: type | np.dtype[Any] | None  # the type of the values in the column; None: it holds row numbers
-
-
-class State(NamedTuple):
-    """What `finish` must know of the annotations that `prepare` was given."""
-
-    is_list: bool
-    dtype: np.dtype[Any]
-    num_columns: int  # of the user's array
-    labels: list[Label]
+# A label field on its way: its name, the original values, and the type of the values in its column, or None if the
+# column holds row numbers.
+Label = tuple[str, Any, type | np.dtype[Any] | None]
+# What `finish` must know of what `prepare` was given: whether it was a list, or else its dtype, how many columns it
+# had, and its labels. (Plain tuples: a call makes some, and named ones cost five times as much.)
+State = tuple[bool, np.dtype[Any], int, list[Label]]
 
 
 def params_from(cls: type[ParamsT], given: ParamsT | Mapping[str, Any] | None) -> ParamsT | None:
@@ -123,7 +114,7 @@ class AnnotationProcessor(ABC):
         Raises `RecipeError` for annotations or labels that are no such thing.
         """
         given = data[self.name]
-        is_list = not hasattr(given, "__array__")
+        is_list = isinstance(given, (list, tuple)) or not hasattr(given, "__array__")
         array, dtype = self._as_array(given)
         num_rows, num_columns = array.shape
         fields = () if self.name != self.kind and self.kind in data else self.label_fields
@@ -135,7 +126,7 @@ class AnnotationProcessor(ABC):
         if num_rows:
             inner = self.inward(array, inner, shape)
         data[self.name] = inner
-        return State(is_list, dtype, num_columns, labels)
+        return is_list, dtype, num_columns, labels
 
     def finish(self, data: MutableMapping[str, Any], state: State, shape: tuple[int, ...]) -> None:
         """Filter, and put annotations and label fields back into the user's format, types and containers."""
@@ -145,7 +136,7 @@ class AnnotationProcessor(ABC):
         if inner.shape[1] != first_label + len(labels):
             inner = self._with_columns(inner, first_label + len(labels))
         for index, label in enumerate(labels, first_label):
-            data[label.field] = _restored(label, inner[:, index])
+            data[label[0]] = _restored(label, inner[:, index])
         array = self.outward(inner, num_columns, shape) if len(inner) else np.empty((0, num_columns))
         data[self.name] = array.tolist() if is_list else array.astype(dtype, copy=False)
 
@@ -186,9 +177,9 @@ class AnnotationProcessor(ABC):
         if holds is not None:
             column[:] = numbers
             if column.tolist() == numbers:
-                return Label(field, values, holds)
+                return field, values, holds
         column[:] = range(num_rows)
-        return Label(field, values, None)
+        return field, values, None
 
     def _with_columns(self, inner: Array, num_columns: int) -> Array:
         if len(inner) == 0:

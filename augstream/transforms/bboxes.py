@@ -88,6 +88,7 @@ class BboxProcessor(AnnotationProcessor):
         super().__init__(name, tuple(params.label_fields or ()))
         self.params = params
         self.check_each_transform = params.check_each_transform
+        self._in_pixels = params.format in {"coco", "pascal_voc"}
         self._min_area = max(params.min_area - _EPSILON, _EPSILON)
         self._min_width = max(params.min_width - _EPSILON, 0.0)
         self._min_height = max(params.min_height - _EPSILON, 0.0)
@@ -98,13 +99,12 @@ class BboxProcessor(AnnotationProcessor):
         num_columns = array.shape[1]
         inner[:, :num_columns] = array
         corners = inner[:, :4]
-        low, high = corners[:, :2], corners[:, 2:]
-        if params.format == "coco":
+        if params.format in {"coco", "yolo"}:
+            low, high = corners[:, :2], corners[:, 2:]
+            if params.format == "yolo":
+                low -= high * 0.5
             high += low
-        elif params.format == "yolo":
-            low -= high * 0.5
-            high += low
-        if params.format in {"coco", "pascal_voc"}:
+        if self._in_pixels:
             corners /= _scale(shape)
         if params.clip:
             np.clip(corners, 0.0, 1.0, out=corners)
@@ -117,16 +117,13 @@ class BboxProcessor(AnnotationProcessor):
     def outward(self, inner: Array, num_columns: int, shape: tuple[int, ...]) -> Array:
         """The boxes of `inner` in the user's format, with the user's further columns."""
         format_ = self.params.format
-        boxes = inner[:, :num_columns].copy()
-        corners = boxes[:, :4]
-        low, high = corners[:, :2], corners[:, 2:]
-        if format_ in {"coco", "pascal_voc"}:
-            corners *= _scale(shape)
+        corners = inner[:, :4] * _scale(shape) if self._in_pixels else inner[:, :4].copy()
         if format_ in {"coco", "yolo"}:
+            low, high = corners[:, :2], corners[:, 2:]
             high -= low
-        if format_ == "yolo":
-            low += high * 0.5
-        return boxes
+            if format_ == "yolo":
+                low += high * 0.5
+        return corners if num_columns == 4 else np.concatenate([corners, inner[:, 4:num_columns]], axis=1)
 
     def filter(self, array: Array, shape: tuple[int, ...]) -> Array:
         """The boxes still to be kept on an image of `shape`, cut at its border; never changes `array`."""
