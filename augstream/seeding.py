@@ -124,20 +124,13 @@ def sample_key(stream: bytes, sample: str, visit: int = 0) -> bytes:
 
 
 class PendingKey:
-    """The key of call number `count` of a sequence, hashed when first needed: a call may draw nothing."""
+    """The key of call number `count` of a sequence; a call that draws nothing never hashes it."""
 
-    __slots__ = ("_base", "_count", "_key")
+    __slots__ = ("base", "prefix")
 
     def __init__(self, base: bytes, count: int) -> None:
-        self._base = base
-        self._count = count
-        self._key: bytes | None = None
-
-    def __bytes__(self) -> bytes:
-        if self._key is None:
-            packed = self._count.to_bytes(8, "little")
-            self._key = blake2b(packed, key=self._base, digest_size=KEY_BYTES, person=_PERSON).digest()
-        return self._key
+        self.base = base
+        self.prefix = count.to_bytes(8, "little")
 
 
 CallKey = bytes | PendingKey
@@ -174,8 +167,10 @@ class Draws(random.Random):
 
     def move(self, key: CallKey, slot: bytes) -> None:
         """Go to the start of the numbers of `slot` under `key`; hashes nothing before a number is asked for."""
-        self._key = key
-        self._slot = slot
+        if isinstance(key, PendingKey):
+            self._key, self._slot = key.base, key.prefix + slot
+        else:
+            self._key, self._slot = key, slot
         self._block = 0
         self._next = 0
         self._generator: np.random.Generator | None = None
@@ -189,7 +184,6 @@ class Draws(random.Random):
         return (self._words[0] >> 11) * _DOUBLE_UNIT
 
     def _start(self) -> None:
-        self._key = bytes(self._key)
         self._words = _unpack_words(blake2b(self._slot, key=self._key, person=_PERSON).digest())
         self._next = 1
 
@@ -202,7 +196,7 @@ class Draws(random.Random):
         elif position == 8:
             self._block += 1
             counted = self._slot + b"+" + _pack_counter(self._block)
-            self._words = _unpack_words(blake2b(counted, key=bytes(self._key), person=_PERSON).digest())
+            self._words = _unpack_words(blake2b(counted, key=self._key, person=_PERSON).digest())
             position = 0
         self._next = position + 1
         return self._words[position]
@@ -229,7 +223,7 @@ class Draws(random.Random):
     def generator(self) -> np.random.Generator:
         """The slot's `numpy.random.Generator` (Philox), keyed when first asked for."""
         if self._generator is None:
-            self._generator = generator(subkey(bytes(self._key), self._slot, "generator"))
+            self._generator = generator(subkey(self._key, self._slot, "generator"))
         return self._generator
 
     def seed(self, *args: Any, **kwargs: Any) -> None:

@@ -151,7 +151,8 @@ class Call:
     @property
     def shape(self) -> tuple[int, ...]:
         """(H, W) or (H, W, C) as the image will be, without computing it."""
-        return self.first.shape
+        image = self.rasters.get("image")
+        return self.first.shape if image is None else image.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -21,7 +21,7 @@ Table = npt.NDArray[np.uint8]  # (256,) or (256, C)
 FloatTable = npt.NDArray[np.float32]  # (256, C)
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1: half-open
 
-_CV_DTYPES = frozenset({"u1", "i1", "u2", "i2", "i4", "f4", "f8"})
+_CV_DTYPE_CHARS = frozenset("BbHhifd")  # numpy's codes of uint8 … float64
 _CV_TRANSPOSE_BYTES = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32})
 _MAX_CV_CHANNELS = 4
 
@@ -49,8 +49,8 @@ class Canvas:
     """
 
     __slots__ = (
-        "_array", "_box", "_flip_x", "_flip_y", "_float_table", "_source", "_table", "_transposed",
-        "dtype", "is_mask", "layout", "shape",
+        "_array", "_box", "_flip_x", "_flip_y", "_float_table", "_is_pending", "_source", "_table",
+        "_transposed", "dtype", "is_mask", "layout", "shape",
     )  # fmt: skip
 
     def __init__(self, array: Image | Source, *, is_mask: bool = False) -> None:
@@ -58,20 +58,21 @@ class Canvas:
         self.layout: str | None = None
         if isinstance(array, np.ndarray):
             self._source: Source | None = None
-            self._reset(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+            self._start(array if array.flags.c_contiguous else np.ascontiguousarray(array))
         else:
             self._source = array
-            self._clear(array.shape, array.dtype)
+            self._start(None)
 
-    def _reset(self, array: Image) -> None:
-        self._array: Image | None = array
-        self._clear(array.shape, array.dtype)
-
-    def _clear(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        if self._source is not None:
-            self._array = None
-        self.shape = shape
-        self.dtype = dtype
+    def _start(self, array: Image | None) -> None:
+        """Have nothing pending on `array`, or on the source."""
+        self._array = array
+        given = self._source if array is None else array
+        if given is None:
+            msg = "a canvas needs an array or a source"
+            raise AssertionError(msg)
+        self.shape: tuple[int, ...] = given.shape
+        self.dtype = given.dtype
+        self._is_pending = array is None
         self._box: Box | None = None
         self._transposed = self._flip_y = self._flip_x = False
         self._table: Table | None = None
@@ -82,7 +83,7 @@ class Canvas:
     def crop(self, y0: int, x0: int, y1: int, x1: int) -> None:
         """Keep rows y0 to y1 and columns x0 to x1, which lie inside the image."""
         height, width = self.shape[:2]
-        self._check_open()
+        self._touch()
         if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
             msg = f"crop rows {y0}:{y1}, columns {x0}:{x1} do not lie inside the {height} x {width} image"
             raise RecipeError(msg)
@@ -100,17 +101,17 @@ class Canvas:
 
     def hflip(self) -> None:
         """Reverse the columns."""
-        self._check_open()
+        self._touch()
         self._flip_x = not self._flip_x
 
     def vflip(self) -> None:
         """Reverse the rows."""
-        self._check_open()
+        self._touch()
         self._flip_y = not self._flip_y
 
     def transpose(self) -> None:
         """Swap rows and columns."""
-        self._check_open()
+        self._touch()
         self._transposed = not self._transposed
         self._flip_y, self._flip_x = self._flip_x, self._flip_y
         self.shape = (self.shape[1], self.shape[0], *self.shape[2:])
@@ -132,7 +133,7 @@ class Canvas:
 
     def table(self, table: Table) -> None:
         """Replace every uint8 value v of channel c by table[v], or table[v, c] where the table is (256, C)."""
-        self._check_open()
+        self._touch()
         if self.dtype != np.uint8 or self._float_table is not None:
             msg = f"a uint8 table was given for an image of dtype {self.dtype}"
             raise RecipeError(msg)
@@ -140,7 +141,7 @@ class Canvas:
 
     def float_table(self, table: FloatTable) -> None:
         """Replace every uint8 value v of channel c by the float32 table[v, c]; the image is float32 from now on."""
-        self._check_open()
+        self._touch()
         if self.dtype != np.uint8 or self._float_table is not None:
             msg = f"a table of floats was given for an image of dtype {self.dtype}"
             raise RecipeError(msg)
@@ -152,9 +153,9 @@ class Canvas:
 
     def set(self, array: Image) -> None:
         """Go on with `array` instead, which nobody else may change."""
-        self._check_open()
+        self._touch()
         self._source = None
-        self._reset(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+        self._start(array if array.flags.c_contiguous else np.ascontiguousarray(array))
 
     def readable(self, at_least: tuple[int, int] | None = None) -> Image:
         """The pixels as an array that OpenCV reads without a copy: contiguous but for a crop of a larger image.
@@ -173,14 +174,16 @@ class Canvas:
 
     def pixels(self) -> Image:
         """The pixels as a C-contiguous array; computed once."""
-        if self._array is not None and not self.is_pending:
+        if self._array is not None and not self._is_pending:
             return self._array
-        array = self.readable()
-        if not array.flags.c_contiguous:
-            array = np.ascontiguousarray(array)
+        array = self._contiguous()
         self._source = None
-        self._reset(array)
+        self._start(array)
         return array
+
+    def _contiguous(self) -> Image:
+        array = self.readable() if self._array is None or self._is_pending else self._array
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
     def finish(self, out: Image | None = None) -> Image:
         """The finished pixels, in `out` itself if it has their shape and dtype, else in an array of their own.
@@ -188,20 +191,12 @@ class Canvas:
         The layout is (C, H, W) if `layout` is "chw".
         """
         if self.layout != "chw" or len(self.shape) not in {2, 3}:
-            array = self.pixels()
+            array = self._contiguous()
             if out is not None and out.shape == array.shape and out.dtype == array.dtype:
                 np.copyto(out, array)
                 return out
             return array
         return self._planes(out)
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether an operation waits to be done."""
-        return (
-            self._box is not None or self._transposed or self._flip_y or self._flip_x
-            or self._table is not None or self._float_table is not None
-        )  # fmt: skip
 
     def _planes(self, out: Image | None) -> Image:
         """The pixels as planes (C, H, W), each written once."""
@@ -232,10 +227,12 @@ class Canvas:
         y0, x0, y1, x1 = self._box
         return self._array[y0:y1, x0:x1]
 
-    def _check_open(self) -> None:
+    def _touch(self) -> None:
+        """Note that something is pending from here on."""
         if self.layout is not None:
             msg = "a transform stands after ToTensorV2, which must be the last one of its Compose"
             raise RecipeError(msg)
+        self._is_pending = True
 
 
 def _composed(table: npt.NDArray[Any], first: Table) -> npt.NDArray[Any]:
@@ -254,7 +251,7 @@ def _write_planes(array: Image, table: FloatTable | None, out: Image) -> None:
     num_channels = array.shape[2]
     if table is None:
         if (
-            array.dtype.str[1:] in _CV_DTYPES
+            array.dtype.char in _CV_DTYPE_CHARS
             and 1 < num_channels <= _MAX_CV_CHANNELS
             and out.flags.c_contiguous
         ):
@@ -273,11 +270,9 @@ def _write_planes(array: Image, table: FloatTable | None, out: Image) -> None:
 
 def _oriented(array: Image, transposed: bool, flip_y: bool, flip_x: bool) -> Image:
     """The image transposed, then its rows reversed, then its columns reversed, as asked."""
-    if not (transposed or flip_y or flip_x) or not array.size:
-        return array.swapaxes(0, 1) if transposed else array
-    pixel_bytes = array.itemsize * (array.shape[2] if array.ndim == 3 else 1)
-    fits = array.dtype.str[1:] in _CV_DTYPES and pixel_bytes in _CV_TRANSPOSE_BYTES
-    if not fits:
+    if not (transposed or flip_y or flip_x):
+        return array
+    if not array.size or not _suits_opencv(array):
         turned = array.swapaxes(0, 1) if transposed else array
         return np.ascontiguousarray(turned[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
     if not transposed:
@@ -291,3 +286,9 @@ def _oriented(array: Image, transposed: bool, flip_y: bool, flip_x: bool) -> Ima
     if turned.ndim != array.ndim:  # OpenCV drops the axis of a single channel
         return turned.reshape(*turned.shape[:2], 1)
     return turned
+
+
+def _suits_opencv(array: Image) -> bool:
+    """Whether OpenCV can turn images of this dtype and number of channels."""
+    pixel_bytes = array.itemsize * (array.shape[2] if array.ndim == 3 else 1)
+    return pixel_bytes in _CV_TRANSPOSE_BYTES and array.dtype.char in _CV_DTYPE_CHARS

@@ -69,6 +69,10 @@ class HorizontalFlip(_SquareTransform):
     [[2, 1, 0], [5, 4, 3]]
     """
 
+    def perform(self, canvas: Canvas, params: Params) -> None:
+        """Turn the canvas."""
+        canvas.hflip()
+
     def symmetry(self, params: Params) -> Symmetry:
         """Reversed columns."""
         return False, False, True
@@ -76,6 +80,10 @@ class HorizontalFlip(_SquareTransform):
 
 class VerticalFlip(_SquareTransform):
     """Reverse the rows: top becomes bottom."""
+
+    def perform(self, canvas: Canvas, params: Params) -> None:
+        """Turn the canvas."""
+        canvas.vflip()
 
     def symmetry(self, params: Params) -> Symmetry:
         """Reversed rows."""
@@ -87,6 +95,10 @@ class Transpose(_SquareTransform):
 
     A keypoint's angle a becomes pi/2 - a (2.0.8 adds half a turn where a > pi: twice is then no identity).
     """
+
+    def perform(self, canvas: Canvas, params: Params) -> None:
+        """Turn the canvas."""
+        canvas.transpose()
 
     def symmetry(self, params: Params) -> Symmetry:
         """Swapped axes."""
