@@ -12,12 +12,13 @@ EXAMPLES = TESTS.parent / "examples"
 
 
 def environment() -> dict[str, str]:
-    """The environment of a launcher: no ranks above it, one thread a process, and our modules to be found."""
+    """The environment of a launcher: no ranks above it, one thread a process, our modules to be found, and what
+    torchrun needs to restart ranks (see docs/how-to/ranks.md)."""
     kept = {
         name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
     }
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    return {**kept, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    return {**kept, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def command(num_ranks: int, *arguments: object, max_restarts: int = 0) -> list[str]:
