@@ -231,11 +231,11 @@ def test_noise_is_of_full_precision():
 
 def test_noise_of_neighbours_is_independent():
     noise = discrete(b"k" * 16, 300_000, truncated_normal_steps(0, 60)).astype(float)
-    for lag in (1, 2, 3, 4, 7, 8, 672, 32768):
+    for lag in (1, 2, 3, 4, 7, 8, 672, 131072):
         assert abs(np.corrcoef(noise[:-lag], noise[lag:])[0, 1]) < 0.01
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 32767, 32768, 32769, 100_001])
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 32767, 32768, 32769, 131071, 131072, 131073, 300_001])
 def test_any_number_of_numbers(size):
     steps = truncated_normal_steps(0, 60)
     whole, floats = discrete(b"k" * 16, size, steps), normals(b"k" * 16, size)
@@ -265,5 +265,5 @@ def test_sensor_noise_is_theirs(intensity):
         transform.set_random_seed(3)
         changes.append(np.moveaxis(transform(image=image)["image"].astype(int) - image, 2, 0))
     for ours, theirs in zip(*changes, strict=True):
-        assert ours.mean() == pytest.approx(theirs.mean(), rel=0.02, abs=0.02)
-        assert ours.std() == pytest.approx(theirs.std(), rel=0.03)
+        assert ours.mean() == pytest.approx(theirs.mean(), rel=0.04, abs=0.02)
+        assert ours.std() == pytest.approx(theirs.std(), rel=0.04)

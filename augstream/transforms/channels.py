@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .lookup import planes
+from .lookup import interleaved, planes
 from .pointwise import as_bytes, as_floats, max_value
 
 Image = npt.NDArray[Any]
@@ -23,7 +23,7 @@ def shuffled(image: Image, order: Sequence[int]) -> Image:
     if len(order) > _MAX_CV_CHANNELS or image.dtype not in {np.dtype(np.uint8), np.dtype(np.float32)}:
         return np.ascontiguousarray(image[:, :, order])
     found = planes(image)
-    return cv2.merge([found[channel] for channel in order])
+    return interleaved([found[channel] for channel in order])
 
 
 def in_turns(image: Image, work: Callable[[Image], Image], most: int = _MAX_CV_CHANNELS) -> Image:

@@ -29,7 +29,8 @@ Steps = npt.NDArray[np.int16]
 
 _PERSON = b"augstream grains"
 _CELLS = 65536
-_BLOCK = 32768
+_BLOCK = 1 << 17  # of integers
+_FLOATS_BLOCK = 1 << 15
 _FINE_BITS = np.uint64(48)
 _FINE_MASK = np.uint64(2**48 - 1)
 _LARGEST = 2.0**64 - 2048  # the largest float64 below 2**64
@@ -68,7 +69,7 @@ def distribution(values: npt.ArrayLike, cumulative: npt.ArrayLike) -> Distributi
     """The distribution of ascending `values`, given the chance of each or a smaller one, but for the last."""
     owners = np.asarray(values, dtype=np.int16)
     chances = np.maximum.accumulate(np.asarray(cumulative, dtype=np.float64))
-    if not chances.any():
+    if not len(chances) or chances[-1] == 0:
         return Distribution(np.full(_CELLS, owners[-1]), _CELLS, owners[-1:], np.zeros(1, np.uint64))
     borders = np.zeros(len(chances) + 2, np.uint64)
     borders[1:-1] = np.minimum(chances * 2.0**64, _LARGEST)  # the last is 2**64, which is 0 to uint64
@@ -106,7 +107,7 @@ def poisson_steps(rate: float) -> Distribution:
 def discrete_blocks(key: bytes, size: int, steps: Distribution) -> Iterator[tuple[int, Steps]]:
     """`size` independent numbers of a distribution that follow from `key`, in blocks: (where it starts, its numbers).
 
-    Exact, as the module says. Blocks are small enough to stay in the processor's cache, and not to cost page faults.
+    Exact, as the module says. Blocks stay in the processor's cache; their length is part of what the numbers are.
     """
     table, num_whole, values, shares = steps
     source = words(key)
@@ -137,8 +138,8 @@ def normals(key: bytes, size: int) -> npt.NDArray[np.float32]:
     """
     source = words(key)
     drawn = np.empty(size, np.float32)
-    for start in range(0, size, _BLOCK):
-        num = min(_BLOCK, size - start)
+    for start in range(0, size, _FLOATS_BLOCK):
+        num = min(_FLOATS_BLOCK, size - start)
         bits = source.random_raw(-(-num // 2)).view(np.uint32).reshape(2, -1).astype(np.float32)
         bits += np.float32(0.5)
         radius = cv2.log(bits[0] * np.float32(2.0**-32))

@@ -16,7 +16,7 @@ from ..errors import RecipeError
 from .arguments import number, number_range, one_of, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .equalizing import contrast_table, equalize_table_cv, equalize_table_pil, histogram
-from .lookup import look_up, planes
+from .lookup import interleaved, look_up, planes
 from .pointwise import as_bytes, as_floats, channels_of, is_grey
 from .tables import check_dtype, check_grey_or_rgb
 
@@ -138,7 +138,7 @@ class Equalize(ImageOnlyTransform):
                 cv2.COLOR_RGB2YCrCb,
                 cv2.COLOR_YCrCb2RGB,
             )
-        return cv2.merge([self._plane(plane, _mask_of(mask, c)) for c, plane in enumerate(planes(img))])
+        return interleaved([self._plane(plane, _mask_of(mask, c)) for c, plane in enumerate(planes(img))])
 
     def _plane(self, plane: Array, mask: Array | None) -> Array:
         if self.mode == "cv" and mask is None:
@@ -191,7 +191,7 @@ class AutoContrast(ImageOnlyTransform):
         if is_grey(img.shape):
             return self._plane(img.reshape(img.shape[:2])).reshape(img.shape)
         stretched = [self._plane(plane) for plane in planes(img)]
-        return cv2.merge(stretched)
+        return interleaved(stretched) if len(stretched) <= 4 else np.dstack(stretched)
 
     def _plane(self, plane: Array) -> Array:
         mask = None if self.ignore is None else (plane != self.ignore).view(np.uint8)

@@ -7,6 +7,8 @@ result.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -22,6 +24,8 @@ except ImportError:
 
 Image = npt.NDArray[Any]
 _MAX_CV_CHANNELS = 4
+_LINE_BYTES = 64  # a line of the cache, and the widest vector
+_OFFSET_BYTES = 16
 
 
 def _takes_out() -> bool:
@@ -55,7 +59,7 @@ def look_up(array: Image, table: npt.NDArray[Any]) -> Image:
     found = planes(array)
     for plane, column in zip(found, np.ascontiguousarray(table.T), strict=True):
         _translate(plane.data, column.data, inplace=True)
-    return cv2.merge(found).reshape(array.shape)
+    return interleaved(found)
 
 
 def _one_table(array: Image, table: npt.NDArray[Any]) -> Image:
@@ -76,13 +80,29 @@ def _one_table(array: Image, table: npt.NDArray[Any]) -> Image:
 def planes(array: Image) -> list[Image]:
     """The channels of an image (H, W, C) as contiguous arrays (H, W); new, and ours to change.
 
-    OpenCV splits into memory that it is given more than twice as fast as into memory that it has to ask for.
+    OpenCV splits and merges around the cache where its arrays are aligned alike, for planes too large to be of use
+    soon. Ours are used at once: they are laid out unlike, which halves the time of what follows.
     """
     height, width, num_channels = array.shape
-    block = np.empty((num_channels, height, width), array.dtype)
-    found = list(block)
+    size = height * width
+    stride = size + (_OFFSET_BYTES // array.itemsize - size) % (_LINE_BYTES // array.itemsize)
+    block = np.empty(stride * num_channels, array.dtype)
+    starts = range(0, stride * num_channels, stride)
+    found = [block[start : start + size].reshape(height, width) for start in starts]
     if 1 < num_channels <= _MAX_CV_CHANNELS:
         cv2.split(array, found)
     else:
-        np.copyto(block, array.transpose(2, 0, 1))
+        for channel, plane in enumerate(found):
+            np.copyto(plane, array[:, :, channel])
     return found
+
+
+def interleaved(channels: Sequence[Image]) -> Image:
+    """The image (H, W, C) of at most four channels (H, W); a new contiguous array, in the cache."""
+    first = channels[0]
+    shape = (*first.shape, len(channels))
+    block = np.empty(math.prod(shape) + _LINE_BYTES // first.itemsize, first.dtype)
+    start = (_OFFSET_BYTES - block.ctypes.data) % _LINE_BYTES // first.itemsize
+    merged = block[start : start + math.prod(shape)].reshape(shape)
+    cv2.merge(channels, merged)
+    return merged

@@ -24,6 +24,7 @@ from .grains import (
     poisson_steps,
     truncated_normal_steps,
 )
+from .lookup import interleaved, planes
 from .pointwise import as_bytes, as_floats, channels_of, clipped, max_value, truncated
 from .tables import check_dtype
 
@@ -124,7 +125,7 @@ def _noisy_bytes(image: Array, key: bytes, steps: Distribution, num_shared: int)
 def _repeated(noise: Array, num_channels: int) -> Array:
     """(H, W) noise for all channels alike."""
     if num_channels <= _MAX_CV_CHANNELS:
-        return cv2.merge([noise] * num_channels).reshape(*noise.shape, num_channels)
+        return interleaved([noise] * num_channels)
     return np.repeat(noise[:, :, None], num_channels, axis=2)
 
 
@@ -170,7 +171,7 @@ class ISONoise(ImageOnlyTransform):
         if img.dtype == np.uint8:
             return as_bytes(self.apply(as_floats(img), **params))
         intensity = params["intensity"]
-        hue, lightness, saturation = cv2.split(cv2.cvtColor(img, cv2.COLOR_RGB2HLS))
+        hue, lightness, saturation = planes(cv2.cvtColor(img, cv2.COLOR_RGB2HLS))
         steps = poisson_steps(float(cv2.meanStdDev(lightness)[1][0, 0]) * intensity)
         grains = discrete(bytes.fromhex(params["lightness_key"]), lightness.size, steps).reshape(
             lightness.shape
@@ -179,4 +180,4 @@ class ISONoise(ImageOnlyTransform):
         np.clip(lightness, 0, 1, out=lightness)
         shift = normals(bytes.fromhex(params["hue_key"]), hue.size).reshape(hue.shape)
         hue += shift * np.float32(params["color_shift"] * intensity)
-        return clipped(cv2.cvtColor(cv2.merge((hue, lightness, saturation)), cv2.COLOR_HLS2RGB))
+        return clipped(cv2.cvtColor(interleaved((hue, lightness, saturation)), cv2.COLOR_HLS2RGB))
