@@ -19,6 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from torch.utils.data import DataLoader, Dataset
 from worker_datasets import IMAGE, Addressed, Draw, Drawing, Seen, drawn, epoch, loader, passed
 
 import augstream as A
@@ -532,3 +533,29 @@ def test_golden_choices() -> None:
     assert run(compose.at(1)(image=image)) == ([145, 31, 155, 41], "0 1.1 2.2 2.0 2.1 3.0 3.2 3.4: e r90 h")
     staged = compose.stage(2)({"image": image}, bytes(range(16)))
     assert run(staged) == ([4, 50, 14, 60], "0 2.0 2.1 2.2 3.0 3.2 3.4: v e hvt")
+
+
+class _Continued(Dataset[float]):
+    """A dataset whose Compose goes on from a state that each worker loads."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.compose = A.Compose([Draw(p=1)], seed=137)
+        self.state: dict[str, Any] | None = state
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> float:
+        if self.state is not None:
+            self.compose.load_state_dict(self.state)
+            self.state = None
+        return drawn(self.compose)
+
+
+@pytest.mark.processes
+def test_a_state_loaded_in_a_worker_is_continued_from() -> None:
+    torch.manual_seed(3)
+    fresh = list(DataLoader(_Continued({**A.Compose([], seed=137).state_dict(), "calls": 0}), num_workers=1))
+    torch.manual_seed(3)
+    later = list(DataLoader(_Continued({**A.Compose([], seed=137).state_dict(), "calls": 1}), num_workers=1))
+    assert fresh[1] == later[0]

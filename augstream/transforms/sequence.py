@@ -170,6 +170,7 @@ class Sequence:
         self.restart(state["seed"])
         if self.seed is None:
             self._entropy = state["entropy"]
+        self._enter(os.getpid(), _torch_worker())
         self._count = state["calls"]
         if "generator" in state:
             random_generator = np.random.Generator(_bit_generator(state["generator"]))
