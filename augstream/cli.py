@@ -32,6 +32,7 @@ Subparsers = Any  # argparse keeps the type of this to itself
 COMMANDS: dict[str, tuple[str, str]] = {
     "index": ("cli", "scan shards and write their index beside them"),
     "info": ("cli", "what shards hold, and which members are missing where"),
+    "plan": ("tools.nodes", "what each node of a run would read, and which lanes suit it"),
     "preview": ("tools.commands", "a contact sheet of augmented samples"),
     "replay": ("tools.commands", "compute one augmented sample again, from its address"),
 }
@@ -116,7 +117,9 @@ def register_index(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--verify", choices=["stat", "digest"], default="stat", help="digest: scan every shard again"
     )
-    parser.add_argument("--cache", action="store_true", help="write to the user's cache instead")
+    parser.add_argument(
+        "--cache", action="store_true", help="write to the user's cache instead, as for remote shards"
+    )
     parser.add_argument("--emit", nargs="+", choices=KINDS, default=[], metavar="KIND",
                         help=f"write side files for other readers: {', '.join(KINDS)}")  # fmt: skip
     parser.add_argument("--split", default="train", help="the name of these shards in side files")
@@ -124,13 +127,14 @@ def register_index(subparsers: Subparsers) -> None:
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    remote = any(local_path(shards) is None for shards in arguments.shards)
     with progress_bar("indexing", "shard") as progress:
         index = build_index(
             arguments.shards,
             progress=progress,
             verify=arguments.verify,
             checksums=arguments.checksums,
-            beside=not arguments.cache,
+            beside=not arguments.cache and not remote,
         )
     say(_headline(index))
     if index.store.in_memory or not all(path.is_file() for path in index.store.files):

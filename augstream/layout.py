@@ -124,8 +124,9 @@ def compare_lanes(
     Those are the recipe's own; one lane a rank, and one a worker (times the units of a batch, which are of
     consecutive lanes): there, nobody shares a lane.
     """
-    alone = world_size * recipe.units_per_batch
-    suited = {recipe.lanes, alone, alone * max(others.get("num_workers", 0), 1)}
+    world = Topology(0, world_size, others.get("num_workers", 0))
+    alone = world.world_size * recipe.units_per_batch
+    suited = {recipe.lanes, alone, alone * max(world.num_workers, 1)}
     return [
         lay_out(index, replace(recipe, lanes=number), world_size=world_size, **others)
         for number in sorted(suited.union(lanes))
