@@ -16,6 +16,10 @@ BENCHMARKS = {
     "throughput": "images a second of the whole stream, against webdataset + albumentations",
     "transforms": "each transform against albumentations 2.0.8",
     "overhead": "what the framework itself costs a call",
+    "indexing": "indexing and reading shards, against webdataset",
+    "start": "from process start, and from a saved state, to the first batch",
+    "recovery": "how long the stream stands still when a worker is killed",
+    "scaling": "what grows with what; --plot draws it",
 }
 
 
@@ -36,6 +40,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=480, help="throughput: width of the pictures, about")
     parser.add_argument("--full", action="store_true", help="throughput: full decoding of ours as well")
     parser.add_argument("--only", default="", help="transforms: those with this in their name")
+    parser.add_argument("--plot", action="store_true", help="scaling: draw the curves beside the JSON file")
     arguments = parser.parse_args()
     unknown = set(arguments.benchmarks) - set(BENCHMARKS)
     if unknown:

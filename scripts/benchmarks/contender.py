@@ -89,12 +89,14 @@ def webdataset(paths: list[str], recipe: str, workers: int) -> Iterator[int]:
         yield len(images)
 
 
-def augstream(paths: list[str], recipe: str, workers: int, **options: Any) -> Iterator[int]:
+def augstream(
+    paths: list[str], recipe: str, workers: int, batch_size: int = BATCH_SIZE, **options: Any
+) -> Iterator[int]:
     """augstream's own loader."""
     import augstream as A
 
     compose = transforms(A, recipe, A.ToTensorV2)
-    dataset = A.StreamDataset(paths, compose, batch_size=BATCH_SIZE, seed=1, drop_last=True, **options)
+    dataset = A.StreamDataset(paths, compose, batch_size=batch_size, seed=1, drop_last=True, **options)
     loader = A.StreamLoader(
         dataset, num_workers=workers, **({"prefetch_factor": PREFETCH} if workers else {})
     )

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -78,10 +79,15 @@ def race(
         for name in names[turn:] + names[:turn]:
             result.bursts[name].append(contenders[name]())
             if progress:
-                print(f"\rround {number + 1} of {rounds}: {name:<60.60}", end="", flush=True)
-    if progress:
-        print("\r" + " " * 90 + "\r", end="")
+                say(f"round {number + 1} of {rounds}: {name}")
+    say("")
     return result
+
+
+def say(text: str) -> None:
+    """Show what is under way, in place of what was shown before, to whoever watches."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{text:.100}", end="", flush=True)
 
 
 def timed(function: Callable[[], Any], *, seconds: float = 0.05, scale: float = 1.0) -> Callable[[], Burst]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from harness import say
 
 from augstream.seeding import generator, seed_key, subkey
 
@@ -51,7 +52,7 @@ def shards(folder: Path, num_samples: int, side: int = 480) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
         photos = _photos()
         for number, path in enumerate(paths):
-            print(f"\rmaking shard {number + 1} of {len(paths)}", end="", flush=True)
+            say(f"making shard {number + 1} of {len(paths)}")
             with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for sample in range(
                     number * SAMPLES_PER_SHARD, min((number + 1) * SAMPLES_PER_SHARD, num_samples)
@@ -62,7 +63,7 @@ def shards(folder: Path, num_samples: int, side: int = 480) -> list[str]:
                         member.size = len(data)
                         tar.addfile(member, BytesIO(data))
         (folder / "done").touch()
-        print("\r" + " " * 40 + "\r", end="")
+        say("")
     return [str(path) for path in paths]
 
 

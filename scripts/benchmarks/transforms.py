@@ -12,7 +12,7 @@ import albumentations
 import cv2
 import numpy as np
 from albumentations.pytorch import ToTensorV2 as TheirToTensorV2
-from harness import Burst, race, table, timed
+from harness import Burst, race, say, table, timed
 
 import augstream as A
 
@@ -100,8 +100,8 @@ def measure(cases: dict[str, Case], image: np.ndarray, arguments: Namespace) -> 
         rows.append(
             {"transform": name, "us": us, "ratio": statistics.median(ratios), "wanted": WANTED.get(name, 1.0)}
         )
-        print(f"\r{name:<40}", end="", flush=True)
-    print("\r" + " " * 50 + "\r", end="")
+        say(name)
+    say("")
     return rows
 
 
