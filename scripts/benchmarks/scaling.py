@@ -72,10 +72,10 @@ def orders() -> list[list[float]]:
     for num_shards in (2, 20, 200, 2_000, 20_000, 200_000):
         code = ORDER.format(shards=num_shards, each=10_000)
         ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        seconds, kilobytes = map(float, ran.stdout.split())
-        points.append([num_shards * 10_000, seconds, kilobytes / 1000])
+        seconds, size_bytes = map(float, ran.stdout.split())
+        points.append([num_shards * 10_000, seconds, size_bytes / 1e6])
         print(
-            f"{num_shards * 10_000:,} samples: {seconds * 1000:.1f} ms, {kilobytes / 1000:.1f} MB", flush=True
+            f"{num_shards * 10_000:,} samples: {seconds * 1000:.1f} ms, {size_bytes / 1e6:.1f} MB", flush=True
         )
     return points
 
