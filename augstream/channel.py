@@ -76,6 +76,12 @@ class Channel:
                 raise ChannelClosed from error
             if not packet or flags & socket.MSG_TRUNC:
                 raise ChannelClosed
+            if flags & socket.MSG_CTRUNC:
+                msg = (
+                    "a worker's memory could not be received: this process has as many files open as it may; "
+                    "raise the limit (ulimit -n), or use fewer workers or a smaller prefetch_factor"
+                )
+                raise WorkerError(msg)
             return pickle.loads(packet), descriptors[0] if descriptors else None  # noqa: S301  # our own process's
 
     def wait(self, timeout_s: float) -> bool:

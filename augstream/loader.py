@@ -10,16 +10,18 @@ from hashlib import blake2b
 from multiprocessing.context import BaseContext
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from .batching import Definition, Made, Skips
 from .dataset import BatchDataset, SkipLog, as_tensors, made_locally
 from .errors import RecipeError, StateError, TopologyError, WorkerError
+from .foreign import ForeignStage
 from .order import check_count
 from .plan import Topology
 from .pool import PoisonError, Pool
 from .ranks import Standing, assert_in_step
 from .slots import LocalSlots
+from .threads import Threads
 
 _log = logging.getLogger("augstream.loader")
 
@@ -106,6 +108,8 @@ class StreamLoader:
 
     num_workers: 0 computes in this process. prefetch_factor: batches made ahead by each worker; the workers
     also go on into the next epoch. persistent_workers: False starts new ones each epoch.
+    workers: "process", or "thread" for threads of this process: nothing is pickled, nothing survives a crash, and the
+    transform must be ours, for other libraries' draw from generators that threads share.
     multiprocessing_context: "fork", "spawn", "forkserver" or a context; None for the platform's own.
     timeout_s: a worker that finishes no sample for so long is replaced; None never gives one up.
     max_respawns: a batch that kills its worker so many times is a `WorkerError`; with ``on_error="skip"``
@@ -125,6 +129,7 @@ class StreamLoader:
         num_workers: int = 0,
         prefetch_factor: int = 2,
         persistent_workers: bool = True,
+        workers: Literal["process", "thread"] = "process",
         multiprocessing_context: str | BaseContext | None = None,
         timeout_s: float | None = 120.0,
         max_respawns: int = 3,
@@ -147,6 +152,7 @@ class StreamLoader:
         self.stats = LoaderStats()
         self._topology = dataset.topology(num_workers)
         self._context = _context(multiprocessing_context) if num_workers else None
+        self._workers = _kind_of_workers(workers, dataset.stream)
         self._log = SkipLog()
         self._source: Source | None = None
         self._begun = False
@@ -321,6 +327,14 @@ class StreamLoader:
     def _make_source(self) -> Source:
         if self._context is None:
             return Here(self.dataset.stream, self._topology)
+        if self._workers == "thread":
+            return Threads(
+                self.dataset.stream,
+                self._topology,
+                prefetch_factor=self.prefetch_factor,
+                timeout_s=self.timeout_s,
+                run_on=self.persistent_workers,
+            )
         return Pool(
             self.dataset.stream,
             self._topology,
@@ -346,6 +360,21 @@ class StreamLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _kind_of_workers(given: str, stream: Definition) -> str:
+    """`given`, if it is a kind of workers that can compute `stream`."""
+    if given not in {"process", "thread"}:
+        msg = f"workers must be 'process' or 'thread', got {given!r}"
+        raise RecipeError(msg)
+    parts = getattr(stream, "sources", {"": stream}).values()
+    if given == "thread" and any(isinstance(part.stage, ForeignStage) for part in parts):
+        msg = (
+            "workers='thread' needs a transform of ours: other libraries' draw from generators that all threads "
+            "of a process share, so that results would depend on chance; pass workers='process'"
+        )
+        raise RecipeError(msg)
+    return given
 
 
 def _context(given: str | BaseContext | None) -> BaseContext:
