@@ -176,6 +176,8 @@ def some_image(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 def fits(name: str, arguments: dict[str, Any], shape: tuple[int, ...]) -> bool:
     """Whether both take an image of `shape`, and mean the same."""
     num_channels = shape[2] if len(shape) == 3 else 1
+    if "ignore" in arguments and int(cv2.__version__.split(".")[0]) < 5:
+        return False  # 2.0.8 itself fails there
     if name == "Normalize" and num_channels == 5:
         constants = arguments.get("mean", (1, 2, 3))
         return "normalization" in arguments or not isinstance(constants, tuple) or len(constants) == 1

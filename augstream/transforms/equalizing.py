@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .pointwise import LEVELS, Table
+from .pointwise import LEVELS, Table, truncated
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +32,7 @@ def equalize_table_cv(counts: Array) -> Table:
     if not others:
         return np.arange(256, dtype=np.uint8)
     cumulated = np.cumsum(counts)
-    return np.clip(((cumulated - cumulated[first]) * (255.0 / others)).round(), 0, 255).astype(np.uint8)
+    return truncated(np.rint((cumulated - cumulated[first]) * (255.0 / others)))
 
 
 def equalize_table_pil(counts: Array) -> Table | None:
@@ -58,7 +58,7 @@ def contrast_table(counts: Array, cutoff: float, method: str) -> Table | None:
             return np.arange(256, dtype=np.uint8)
         stretched = np.zeros(256)
         stretched[low : high + 1] = (inside - inside[0]) * 255.0 / span if span else 0.0
-    table = np.clip(np.round(stretched), 0, 255).astype(np.uint8)
+    table = truncated(np.rint(stretched))
     table[:low] = 0
     table[high + 1 :] = 255
     return table

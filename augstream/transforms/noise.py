@@ -25,7 +25,7 @@ from .grains import (
     truncated_normal_steps,
 )
 from .lookup import interleaved, planes
-from .pointwise import as_bytes, as_floats, channels_of, clipped, max_value, truncated
+from .pointwise import as_bytes, as_floats, channels_of, clipped, max_value
 from .tables import check_dtype
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ def _added(image: Array, noise: Array) -> Array:
     if image.dtype == np.uint8:
         np.trunc(noise, out=noise)
     noise += image
-    return truncated(noise) if image.dtype == np.uint8 else clipped(noise)
+    if image.dtype != np.uint8:
+        return clipped(noise)
+    return np.clip(noise, 0, 255, out=noise).astype(np.uint8)
 
 
 class ISONoise(ImageOnlyTransform):

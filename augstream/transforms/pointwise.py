@@ -7,6 +7,7 @@ float32 images, whose range is 0 to 1, the same operations work on the pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,11 @@ FloatTable = npt.NDArray[np.float32]
 LEVELS: npt.NDArray[np.float32] = np.arange(256, dtype=np.float32)
 LEVELS.setflags(write=False)
 _BYTES: Table = np.arange(256, dtype=np.uint8)
-_BYTES.setflags(write=False)
+_INVERTED: Table = _BYTES[::-1].copy()
+_SHARES: npt.NDArray[Any] = np.arange(256) * (1.0 / 255)
+_RAMP: Table = np.clip(np.arange(-256, 512), 0, 255).astype(np.uint8)
+for _constant in (_BYTES, _INVERTED, _SHARES, _RAMP):
+    _constant.setflags(write=False)
 
 
 def max_value(dtype: np.dtype[Any]) -> float:
@@ -43,7 +48,7 @@ def is_grey(shape: tuple[int, ...]) -> bool:
 
 def truncated(values: npt.NDArray[np.floating[Any]]) -> Table:
     """`values`, clipped to 0…255 and truncated, as uint8."""
-    within: npt.NDArray[Any] = np.clip(values, 0, 255)
+    within: npt.NDArray[Any] = np.minimum(np.maximum(values, 0), 255)  # on tables a third of clip's time
     return within.astype(np.uint8)
 
 
@@ -54,12 +59,13 @@ def affine_table(alpha: float, beta: float) -> Table:
 
 def gamma_table(gamma: float) -> Table:
     """v -> 255 * (v / 255) ** gamma."""
-    return truncated((np.arange(256) * (1.0 / 255)) ** gamma * 255)
+    values: npt.NDArray[Any] = _SHARES**gamma * 255
+    return values.astype(np.uint8)
 
 
 def inverted_table() -> Table:
     """v -> 255 - v."""
-    return _BYTES[::-1].copy()
+    return _INVERTED
 
 
 def solarize_table(threshold: float) -> Table:
@@ -76,8 +82,8 @@ def posterize_table(num_bits: int | Sequence[int]) -> Table:
 
 def shift_table(shifts: Sequence[float]) -> Table:
     """v -> v + shift, each shift truncated first; (256, C) with one column for each of the shifts."""
-    whole = np.trunc(np.array(shifts)).astype(np.float32)
-    return truncated(LEVELS[:, None] + whole)
+    starts = [256 + min(max(math.trunc(shift), -256), 256) for shift in shifts]
+    return np.array([_RAMP[start : start + 256] for start in starts]).T
 
 
 def normalize_table(offset: Image, divisor: Image) -> FloatTable:
