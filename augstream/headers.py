@@ -25,7 +25,8 @@ class ImageHeader:
 
     channels: as stored (a palette image has 1), None where the header doesn't tell. bits: per channel, as
     stored.
-    data_at, frame_at: JPEG only, the offsets of its first scan and of its frame. progressive, palette, animated: as the words say.
+    data_at, frame_at: JPEG only, the offsets of its first scan and of its frame.
+    progressive, palette, animated: as the words say.
     """
 
     format: str

@@ -41,7 +41,8 @@ def equalize_table_pil(counts: Array) -> Table | None:
     step = np.sum(found[:-1]) // 255 if len(found) > 1 else 0
     if not step:
         return None
-    return np.minimum((np.cumsum(counts) + step // 2) // step, 255).astype(np.uint8)
+    table: Table = np.minimum((np.cumsum(counts) + step // 2) // step, 255).astype(np.uint8)
+    return table
 
 
 def contrast_table(counts: Array, cutoff: float, method: str) -> Table | None:
