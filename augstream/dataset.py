@@ -15,7 +15,7 @@ from .augment import Sample, as_stage, fingerprint
 from .batching import Batcher, CollateFn, Definition, Made, OnError, Skipped, Skips
 from .decode import Field, Fields
 from .encoded import DecodeMode
-from .epochs import EpochBoard
+from .epochs import EpochBoard, WorkerPlace
 from .errors import RecipeError
 from .images import MAX_PIXELS
 from .indexing import build_index
@@ -86,15 +86,15 @@ class BatchDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         epoch, start = self._board.begin_pass(worker)
-        topology = self.topology(0 if worker is None else worker.num_workers)
-        return self._pass(epoch, start, topology, 0 if worker is None else worker.id)
+        return Pass(self, epoch, start, worker)
 
-    def _pass(self, epoch: int, start: int, topology: Topology, worker: int) -> Iterator[Any]:
-        """The batches of one worker's steps of an epoch, from unit `start` on."""
-        plan = self.stream.plan(topology, start)
+    def _pass(self, epoch: int, start: int, worker: WorkerPlace | None, num_given: int) -> Iterator[Any]:
+        """The batches of one worker's steps of an epoch, from unit `start` on, after those it has given."""
+        plan = self.stream.plan(self.topology(0 if worker is None else worker.num_workers), start)
         maker, slots, log = self.stream.maker(), LocalSlots(), SkipLog()
-        self._position = (epoch, start)
-        for step in plan.steps_of_worker(worker):
+        steps = plan.steps_of_worker(0 if worker is None else worker.id)
+        self._position = (epoch, plan.units_delivered_after(steps[num_given - 1] + 1) if num_given else start)
+        for step in steps[num_given:]:
             self._position = (epoch, plan.units_delivered_after(step + 1))
             yield self._batch(maker, slots, log, epoch, plan.units_of_step(step))
         self._position = (epoch + 1, 0)
@@ -163,6 +163,36 @@ class BatchDataset(IterableDataset[Any]):
     def _checked(self, state: StreamState) -> StreamState:
         """`state`, or one of the same place, if it is of this stream; else raise `StateError`."""
         raise NotImplementedError
+
+
+class Pass(Iterator[Any]):
+    """One process's pass over a dataset: an iterator that can tell its place, and be moved to one.
+
+    That is what torchdata's StatefulDataLoader asks of each worker: (epoch, start unit, batches that it gave).
+    """
+
+    def __init__(self, dataset: BatchDataset, epoch: int, start: int, worker: WorkerPlace | None) -> None:
+        self._dataset, self._epoch, self._start, self._worker = dataset, epoch, start, worker
+        self._num_given = 0
+        self._batches: Iterator[Any] | None = None
+
+    def __next__(self) -> Any:
+        if self._batches is None:
+            self._batches = self._dataset._pass(self._epoch, self._start, self._worker, self._num_given)
+        batch = next(self._batches)
+        self._num_given += 1
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in this process's share of the pass."""
+        return {"epoch": self._epoch, "start_unit": self._start, "num_given": self._num_given}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go to a place that `state_dict` told in the same worker of as many."""
+        self._epoch, self._start, self._num_given = state["epoch"], state["start_unit"], state["num_given"]
+        self._batches = None
+        self._dataset._board.set_epoch(self._epoch, self._start)
+        self._dataset._board.begin_pass(self._worker)
 
 
 class StreamDataset(BatchDataset):

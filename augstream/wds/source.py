@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import asdict, replace
 from types import FrameType
 from typing import Any, Self
 
 import webdataset
-from torch.utils.data import get_worker_info
 from webdataset import filters
 
 from ..augment import NoStage
-from ..augment import fingerprint as fingerprint_of
 from ..batching import OnError
-from ..dataset import BatchDataset, SkipLog
 from ..decode import Fields
 from ..epochs import EpochBoard
 from ..errors import RecipeError, ShardError
@@ -23,71 +21,14 @@ from ..order import DEFAULT_WINDOW, Recipe, Tail
 from ..plan import Topology
 from ..sources.naming import Shards
 from ..sources.remote import Remote
-from ..state import StreamState, check
 from .batches import Batched, Clock
+from .dataset import PipelineDataset, Place
 from .definition import Members, PipelineStream
 from .iteration import enclosing_iteration, is_mixed
 from .shards import ShardSource
 from .traits import refusal
 
 Sample = dict[str, Any]
-
-
-class PipelineDataset(BatchDataset):
-    """The batches of a `WebDataset`'s pipeline, for a `StreamLoader`."""
-
-    stream: PipelineStream
-
-    def __init__(
-        self, stream: PipelineStream, ranks: tuple[int | None, int | None], board: EpochBoard
-    ) -> None:
-        super().__init__(stream, ranks)
-        self._board = board
-
-    @property
-    def recipe(self) -> Recipe:
-        """All that decides the order."""
-        return self.stream.recipe
-
-    @property
-    def fingerprint(self) -> str | None:
-        """What a saved state knows of the stages, to notice that they changed."""
-        return fingerprint_of(list(self.stream.stages))
-
-    @property
-    def sources(self) -> str:
-        """What a saved state knows of the shards."""
-        return self.stream.index.fingerprint
-
-    def _checked(self, state: StreamState) -> StreamState:
-        check(state, self.recipe, self.stream.index, transform=self.fingerprint, stacklevel=5)
-        return state
-
-    def begin(self) -> tuple[int, int]:
-        """Begin an iteration: (epoch, units delivered before)."""
-        return self._board.begin_pass(get_worker_info())
-
-    def outputs(self, epoch: int, start: int, visit: int, clock: Clock) -> Iterator[Any]:
-        """What the stages make of this worker's share of an epoch from unit `start` on; `clock` is kept right."""
-        worker = get_worker_info()
-        plan = self.stream.plan(self.topology(0 if worker is None else worker.num_workers), start)
-        maker, log = self.stream.maker(), SkipLog()
-        self._position = (epoch, start)
-        for step in plan.steps_of_worker(0 if worker is None else worker.id):
-            refs = maker.refs(epoch, plan.units_of_step(step))
-            outputs, skipped, _ = maker.outputs(epoch, refs, skips=self._skips, visit=visit)
-            log.note(tuple(skipped))
-            for left, output in zip(reversed(range(len(outputs))), outputs, strict=True):
-                clock.is_last = not left
-                if clock.is_last:
-                    self._position = (epoch, plan.units_delivered_after(step + 1))
-                yield output
-            clock.batch += 1
-        self._position = (epoch + 1, 0)
-
-    def sample(self, *, epoch: int, shard: str, key: str) -> Any:
-        """What the stages before batching make of one sample alone, as in every run; nothing else is read."""
-        return self.stream.sample(epoch, shard, key)
 
 
 class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has no types
@@ -157,7 +98,7 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
         self._board.share()
         self._batches: PipelineDataset | None = None
         self._iteration: FrameType | None = None
-        self._visit = 0
+        self._place = Place(0)
         self.clock = Clock()
 
     # Stages
@@ -234,29 +175,34 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
                 "StreamDatasets with augstream.Mixture instead"
             )
             raise RecipeError(msg)
-        found: Iterator[Any] = super().__iter__()
-        return found
+        return Iteration(self)
 
-    def iterator(self) -> Iterator[Any]:
+    def iterator(self, place: Place | None = None) -> Iterator[Any]:
         """One iteration: what the stages make of an epoch, and of its repetitions as further visits."""
         batches = self.batches()
+        if place is None:
+            place = self._begun(batches)
+        while place.visit - place.first_visit < self.repetitions:
+            before = place.total
+            for output in batches.outputs(place, self.clock):
+                yield output
+                if self.repetitions != 1 and 0 < self.nsamples <= place.total:
+                    return
+            if place.total == before and (place.visit or not place.start_unit):
+                return  # an empty pass will stay empty
+            place.visit, place.num_batches = place.visit + 1, 0
+
+    def _begun(self, batches: PipelineDataset) -> Place:
+        """Where the iteration begins that is asked for now: a new one, or a further pass of the pipeline around us."""
         around = enclosing_iteration(self)
         if around is None or around is not self._iteration:
             if around is not None:
                 _check_behind(self, around.f_locals["self"].pipeline)
-            self._place, self._visit, self._iteration = batches.begin(), 0, around
+            self._iteration, self._place = around, batches.begin()
         else:
-            self._visit += 1
-        epoch, start = self._place
-        for repetition in range(self.repetitions):
-            visit = self._visit + repetition
-            count = 0
-            self.clock.batch = 0
-            for output in batches.outputs(epoch, 0 if visit else start, visit, self.clock):
-                yield output
-                count += 1
-            if not count and (visit or not start):
-                break
+            visit = self._place.visit + 1
+            self._place = replace(self._place, visit=visit, first_visit=visit)
+        return replace(self._place)
 
     # Position
 
@@ -283,6 +229,38 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_iteration": None}
+
+
+class Iteration(Iterator[Any]):
+    """One process's iteration over a `WebDataset`: an iterator that can tell its place, and be moved to one.
+
+    That is what torchdata's StatefulDataLoader asks of each worker.
+    """
+
+    def __init__(self, dataset: WebDataset) -> None:
+        self._dataset = dataset
+        self._place: Place | None = None
+        self._outputs: Iterator[Any] | None = None
+
+    def __next__(self) -> Any:
+        if self._outputs is None:
+            self._begin()
+            self._outputs = self._dataset.iterator(self._place)
+        return next(self._outputs)
+
+    def _begin(self) -> Place:
+        if self._place is None:
+            self._place = self._dataset._begun(self._dataset.batches())
+        return self._place
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in this process's share of the iteration."""
+        return asdict(self._begin())
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go to a place that `state_dict` told in the same worker of as many."""
+        self._place, self._outputs = Place(**state), None
+        self._dataset.batches().go_to(self._place)
 
 
 class SizedWebDataset(WebDataset):
