@@ -1,0 +1,259 @@
+"""Where a stream's time goes: read, decode, each transform, collate, and what workers add and take away.
+
+A stopwatch is put around each step of one process's run: it costs half a microsecond a step, where a step takes tens
+to thousands. Time is counted where it is spent: pixels that a crop and a flip left waiting are paid for by whoever
+needs them, which the plan of the pipeline tells.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import resource
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter, perf_counter_ns, process_time
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ..augment import Sample
+from ..collate import IMAGE
+from ..dataset import StreamDataset, made_locally
+from ..encoded import EncodedImage
+from ..loader import StreamLoader
+from ..shards import ShardReader
+from ..slots import LocalSlots
+from ..transforms.canvas import Box
+from ..transforms.compose import ComposeStage
+
+Array = npt.NDArray[Any]
+
+_MAX_KEPT_JPEGS = 256
+
+
+@dataclass(slots=True)
+class Frame:
+    """A step, and the steps inside it; `ns` is the whole of its time."""
+
+    name: str
+    ns: int = 0
+    calls: int = 0
+    inside: dict[str, Frame] = field(default_factory=dict)
+
+    @property
+    def own_ns(self) -> int:
+        """Its time without that of the steps inside it."""
+        return self.ns - sum(frame.ns for frame in self.inside.values())
+
+    def at(self, name: str) -> Frame:
+        """The step `name` inside this one."""
+        return self.inside.setdefault(name, Frame(name))
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Frame]]:
+        """This step and all inside it, with their depth."""
+        yield depth, self
+        for frame in self.inside.values():
+            yield from frame.walk(depth + 1)
+
+
+class Watch:
+    """A stopwatch for steps inside steps, in one thread."""
+
+    def __init__(self) -> None:
+        self.now = Frame("augment")
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, its time counted under `name` inside whatever runs when it is called."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            outer = self.now
+            self.now = frame = outer.at(name)
+            started = perf_counter_ns()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                frame.ns += perf_counter_ns() - started
+                frame.calls += 1
+                self.now = outer
+
+        return timed
+
+
+class _WatchedImage:
+    """An encoded image whose decoding is timed where it happens."""
+
+    def __init__(self, image: EncodedImage, watch: Watch) -> None:
+        self.shape, self.dtype = image.shape, image.dtype
+        self._decode = watch.around("decode", image.decode)
+
+    def decode(self, box: Box | None = None, at_least: tuple[int, int] | None = None) -> Array:
+        """As the image does."""
+        pixels: Array = self._decode(box, at_least)
+        return pixels
+
+
+class WatchedStage:
+    """A stage, with a stopwatch around each transform if it is a `Compose`; the results are the same."""
+
+    def __init__(self, stage: Any, watch: Watch) -> None:
+        self.sources: frozenset[str] = getattr(stage, "sources", frozenset())
+        self._watch = watch
+        self._stage = stage
+        if isinstance(stage, ComposeStage):
+            self._stage = copy.deepcopy(stage)
+            _watch_nodes(self._stage.compose, watch, "")
+            collect = self._stage.compose._collect
+            self._stage.compose._collect = watch.around("write what waited", collect)
+
+    def __call__(self, sample: Sample, key: bytes, out: Array | None = None) -> Sample:
+        """The augmented sample."""
+        watched = {
+            name: _WatchedImage(value, self._watch) if isinstance(value, EncodedImage) else value
+            for name, value in sample.items()
+        }
+        result: Sample = self._stage(watched, key, out)
+        return result
+
+
+def _watch_nodes(node: Any, watch: Watch, path: str) -> None:
+    """Put a stopwatch around every transform and composition below `node`."""
+    for ordinal, child in enumerate(getattr(node, "transforms", ())):
+        place = f"{path}{ordinal}"
+        if "run" not in child.__dict__:  # one instance may stand at two places
+            child.run = watch.around(f"{place} {type(child).__name__}", child.run)
+            _watch_nodes(child, watch, f"{place}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a run in one process took.
+
+    samples, seconds: of the run; cpu_s of it on the processor. tree: where the time went. naked_s: what
+    `cv2.imdecode` alone takes for an image of the stream, None if it has no JPEGs. pixels: (height, width) of images
+    before and after, the means.
+    """
+
+    samples: int
+    seconds: float
+    cpu_s: float
+    tree: Frame
+    naked_s: float | None
+    before: tuple[float, float] | None
+    after: tuple[int, int] | None
+
+    @property
+    def share_of_naked(self) -> float | None:
+        """Throughput as a share of what decoding alone would reach."""
+        return None if self.naked_s is None else self.naked_s * self.samples / self.seconds
+
+
+def profile(dataset: StreamDataset, *, min_s: float = 5.0, epoch: int = 0) -> Profile:
+    """Run the stream in this process, from the start of `epoch`, for about `min_s` seconds, under a stopwatch."""
+    watch = Watch()
+    stream = dataclasses.replace(dataset.stream, stage=WatchedStage(dataset.stream.stage, watch))
+    maker, slots = stream.maker(), LocalSlots()
+    plan = stream.plan(dataset.topology())
+    tree, samples, step, after = Frame("all"), 0, 0, None
+    started = cpu = 0.0
+    # The first two batches open shards, make memory and warm caches up: they are not counted.
+    for number in range(-2, 10**9):
+        if number == 0:
+            started, cpu = perf_counter(), process_time()
+            watch.now.inside.clear()
+        elif number > 0 and perf_counter() - started > min_s:
+            break
+        made = made_locally(maker, slots, epoch, plan.units_of_step(step), ())
+        after = _size_of(made.batch) or after
+        if number >= 0:
+            samples += made.num_samples
+            for name in ("read", "decode", "augment", "collate"):
+                tree.at(name).ns += getattr(made.times, name)
+        del made
+        step += 1
+        if step == plan.num_steps:
+            step, epoch = 0, epoch + 1
+    seconds, cpu = perf_counter() - started, process_time() - cpu
+    tree.ns = round(seconds * 1e9)
+    _move_in(tree, watch.now)
+    for name in ("read", "decode", "augment", "collate"):
+        tree.at(name).calls = samples
+    naked, before = _naked(dataset)
+    return Profile(samples, seconds, cpu, tree, naked, before, after)
+
+
+def _move_in(tree: Frame, stage: Frame) -> None:
+    """Put what the stage's stopwatch found into the tree: late decoding happened inside of augmenting."""
+    late = sum(frame.ns for _, frame in stage.walk() if frame.name == "decode")
+    tree.at("decode").ns -= late
+    tree.at("augment").ns += late
+    tree.at("augment").inside.update(stage.inside)
+
+
+def _size_of(batch: Any) -> tuple[int, int] | None:
+    """(height, width) of the images of a batch, as far as they can be seen."""
+    image = batch.get(IMAGE) if isinstance(batch, Mapping) else None
+    shape: tuple[int, ...] = tuple(getattr(image, "shape", ()))
+    if len(shape) != 4:
+        return None
+    return (shape[2], shape[3]) if shape[1] <= 4 < shape[3] else (shape[1], shape[2])
+
+
+def _naked(dataset: StreamDataset) -> tuple[float | None, tuple[float, float] | None]:
+    """Seconds of `cv2.imdecode` an image, and the images' mean size, of some images of the stream."""
+    reader = ShardReader(dataset.index)
+    order = dataset.stream.order(0)
+    files = []
+    for ref in order.refs(range(min(order.num_units, _MAX_KEPT_JPEGS)))[:_MAX_KEPT_JPEGS]:
+        raw = reader.read(ref.shard, ref.sample)
+        files += [
+            np.frombuffer(raw[name], np.uint8) for name in raw if name.split(".")[-1] in {"jpg", "jpeg"}
+        ][:1]
+    if not files:
+        return None, None
+    sizes, times = [], []
+    for _ in range(2):  # the first time warms up
+        started = perf_counter()
+        sizes = [np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR)).shape[:2] for file in files]
+        times.append((perf_counter() - started) / len(files))
+    height, width = np.mean(sizes, axis=0)
+    return min(times), (float(height), float(width))
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """What a loader with workers did: samples a second, the consumer's waiting, and all CPU time, a sample."""
+
+    num_workers: int
+    samples_per_s: float
+    wait_s: float
+    cpu_s: float
+
+
+def crew(dataset: StreamDataset, num_workers: int, *, min_s: float = 5.0) -> Crew:
+    """Run a loader with `num_workers` for about `min_s` seconds, with a consumer that does nothing but take."""
+    loader = StreamLoader(dataset, num_workers=num_workers)
+    samples, started = 0, 0.0
+    cpu = _cpu_s()
+    with loader:
+        ahead = 2 + num_workers * loader.prefetch_factor
+        before = 0.0
+        while not started or perf_counter() - started < min_s:
+            for batch in loader:
+                samples += len(batch["__key__"])
+                ahead -= 1
+                if ahead == 0:
+                    samples, started, before = 0, perf_counter(), loader.stats.wait_s
+                if started and perf_counter() - started > min_s:
+                    break
+        seconds, wait = perf_counter() - started, loader.stats.wait_s - before
+        made = loader.stats.samples
+    # Children's CPU time is known once they have ended, and is that of their whole life.
+    return Crew(num_workers, samples / seconds, wait / samples, (_cpu_s() - cpu) / made)
+
+
+def _cpu_s() -> float:
+    ours, theirs = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ours.ru_utime + ours.ru_stime + theirs.ru_utime + theirs.ru_stime
