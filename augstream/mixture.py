@@ -19,9 +19,9 @@ _DIGEST_BYTES = 8
 
 
 class Mixture(BatchDataset):
-    """Batches of several `StreamDataset`s in given shares, as a pure function of them and of a seed.
+    """Batches of several datasets in given shares, as a pure function of them and of a seed.
 
-    datasets: by name; with one `unit`, `on_error` and `collate_fn`. Their tails don't matter,
+    datasets: each a `StreamDataset`, by name; of one `unit`, `on_error` and `collate_fn`. Their tails don't matter,
         nor their batch sizes and ranks where the mixture has its own.
     weights: one positive number a dataset. by: "samples", for shares of the stream (``{"a": 3, "b": 1}``:
         three units of a for one of b), or "epochs", for how often each sample of a dataset is seen while the
