@@ -14,10 +14,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from .augment import Sample, as_stage, fingerprint
 from .batching import Batcher, CollateFn, Definition, Made, OnError, Skipped, Skips
 from .decode import Field, Fields
-from .encoded import DecodeMode
 from .epochs import EpochBoard, WorkerPlace
 from .errors import RecipeError
-from .images import MAX_PIXELS
+from .images.encoded import DecodeMode
+from .images.pixels import MAX_PIXELS
 from .indexing import build_index
 from .mixing import MixtureRecipe
 from .order import DEFAULT_WINDOW, Recipe, Tail

@@ -1,6 +1,6 @@
 """From a sample's bytes to its values: images to RGB arrays, label maps unchanged, numbers, texts, JSON.
 
-How images are decoded is told in `images`, and how they are decoded late and in part in `encoded`.
+How images are decoded is told in `images.pixels`, and how they are decoded late and in part in `images.encoded`.
 
 Nothing here runs code from data: pickles (``.pyd``, ``.pkl``, ``.pth``) stay bytes, ``.npy`` is read
 without objects.
@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .encoded import DecodeMode, EncodedImage, check_mode
 from .errors import RecipeError, SampleError
-from .images import MAX_PIXELS, decode_image
+from .images.encoded import DecodeMode, EncodedImage, check_mode
+from .images.pixels import MAX_PIXELS, decode_image
 
 Kind = Literal["image", "mask", "int", "float", "text", "json", "npy", "bytes"]
 Array = npt.NDArray[Any]
@@ -90,7 +90,7 @@ class Fields:
         ``txt`` to a str, and leaves other members bytes under their suffix. A mapping from names to texts
         (see `Field.parse`) or `Field` objects decodes just these.
     max_pixels: larger images are refused. mode: how much of an image is decoded, where the pipeline takes
-        encoded images; see `encoded.DecodeMode`.
+        encoded images; see `images.encoded.DecodeMode`.
 
     >>> fields = Fields({"label": "cls", "boxes": "json:boxes"})
     >>> fields.decode({"__key__": "0", "cls": b"7", "json": b'{"boxes": [[0, 0, 1, 1]]}'}, shard="a.tar")

@@ -17,8 +17,8 @@ from .augment import Sample, Stage, in_context, run_stage
 from .batching import Batcher, CollateFn, OnError
 from .collate import Rows
 from .decode import Fields
-from .encoded import EncodedImage
 from .errors import AugstreamError, RecipeError
+from .images.encoded import EncodedImage
 from .mixing import MixtureOrder, MixtureRecipe
 from .order import EpochOrder, Recipe, SampleRef
 from .plan import UNENDING, Plan, Topology

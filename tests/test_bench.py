@@ -70,9 +70,7 @@ def first_jpeg(dataset: Any) -> bytes:
 
 def test_a_stream_without_compose_is_measured_as_a_whole(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, 16, 1)
-    plain = A.StreamDataset(
-        shards, lambda sample, _: {"image": sample["image"][:20, :20]}, batch_size=4, seed=1
-    )
+    plain = A.StreamDataset(shards, lambda sample: {"image": sample["image"][:20, :20]}, batch_size=4, seed=1)
     found = profile(plain, min_s=0.1)
     assert found.tree.inside["augment"].inside == {}
     assert found.tree.inside["decode"].ns > 0

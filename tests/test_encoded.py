@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import augstream as A
 from augstream.decode import Fields
 from augstream.digest import digest
-from augstream.encoded import EncodedImage
 from augstream.errors import RecipeError, SampleError
-from augstream.images import decode_image
+from augstream.images.encoded import EncodedImage
+from augstream.images.pixels import decode_image
 from augstream.testing import make_shards
 
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"

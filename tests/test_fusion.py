@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import augstream as A
-from augstream.encoded import EncodedImage
-from augstream.images import decode_image
+from augstream.images.encoded import EncodedImage
+from augstream.images.pixels import decode_image
 
 HEIGHT, WIDTH = 212, 251  # more than 40,000 pixels: large enough to be decoded in parts
 

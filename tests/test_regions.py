@@ -20,7 +20,7 @@ from PIL import Image, features
 
 from augstream.decode import decode_image
 from augstream.errors import RecipeError
-from augstream.regions import decode_region, has_regions, plain_size
+from augstream.images.regions import decode_region, has_regions, plain_size
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "photos").glob("*.jpg"))
 SAMPLINGS = {
@@ -183,7 +183,7 @@ def test_a_box_outside_is_refused() -> None:
 
 
 def test_pillow_of_another_make_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    from augstream import regions
+    from augstream.images import regions
 
     regions._library.cache_clear()
     monkeypatch.setattr(features, "version_codec", lambda _: "8.0")
@@ -202,7 +202,7 @@ import numpy as np
 from augstream.decode import decode_image
 from augstream.errors import SampleError
 from augstream.errors import RecipeError
-from augstream.regions import decode_region, plain_size
+from augstream.images.regions import decode_region, plain_size
 
 rng = np.random.default_rng(int(sys.argv[1]))
 given = [open(path, "rb").read() for path in sys.argv[2:]]

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..cli import say
 from ..dataset import StreamDataset
-from ..encoded import DecodeMode
 from ..errors import RecipeError
+from ..images.encoded import DecodeMode
 from .commands import add_stream_arguments, load_pipeline
 from .profiling import Crew, Frame, Profile, crew, profile
 

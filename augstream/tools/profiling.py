@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..augment import Sample
 from ..collate import IMAGE
 from ..dataset import StreamDataset, made_locally
-from ..encoded import EncodedImage
+from ..images.encoded import EncodedImage
 from ..loader import StreamLoader
 from ..shards import ShardReader
 from ..slots import LocalSlots

@@ -26,8 +26,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .errors import RecipeError
-from .headers import ImageHeader, read_header
+from ..errors import RecipeError
+from ..headers import ImageHeader, read_header
 
 Image = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1: half-open

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .errors import RecipeError, SampleError
-from .headers import ImageHeader
-from .images import MAX_PIXELS, checked_header, decode_checked, opencv_does, with_opencv
+from ..errors import RecipeError, SampleError
+from ..headers import ImageHeader
+from .pixels import MAX_PIXELS, checked_header, decode_checked, opencv_does, with_opencv
 from .regions import decode_region
 
 Array = npt.NDArray[Any]
@@ -59,7 +59,7 @@ class EncodedImage:
     def of(cls, data: bytes, mode: DecodeMode, max_pixels: int = MAX_PIXELS) -> EncodedImage | Array:
         """The encoded image, or its pixels where nothing is gained by waiting: of all that is not a plain JPEG.
 
-        Raises `SampleError` as `images.decode_image` does, as far as the header and the file's end tell.
+        Raises `SampleError` as `pixels.decode_image` does, as far as the header and the file's end tell.
         """
         header = checked_header(data, max_pixels)
         if header is not None and header.format == "jpeg" and header.bits == 8 and opencv_does(header):

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .errors import RecipeError, SampleError
-from .headers import ImageHeader, is_complete, num_scans, read_header
+from ..errors import RecipeError, SampleError
+from ..headers import ImageHeader, is_complete, num_scans, read_header
 
 Array = npt.NDArray[Any]
 
