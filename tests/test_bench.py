@@ -48,7 +48,7 @@ def test_the_figures_add_up(dataset: Any) -> None:
     assert steps["0 RandomResizedCrop"].calls == found.samples
     assert sum(frame.calls for frame in steps["1 OneOf"].inside.values()) == found.samples
     decoded = [frame for _, frame in found.tree.walk() if frame.name == "decode"]
-    assert len(decoded) == 2  # what the header told before, and the pixels inside the crop
+    assert sum(frame.calls for frame in decoded[1:]) == found.samples  # inside of what needed the pixels
     assert found.share_of_naked is not None
     assert found.after == (64, 64)
 
