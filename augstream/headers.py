@@ -13,6 +13,7 @@ import struct
 from dataclasses import dataclass
 
 _MAX_SEGMENTS = 2000  # of a JPEG before its first scan; a large ICC profile takes 255
+_MAX_CHUNKS = 200_000  # of a PNG; encoders write 8 kB or more in each
 _STANDALONE = frozenset([0x01, *range(0xD0, 0xD8)])
 _FRAMES = frozenset([0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF])
 _SOS, _EOI = 0xDA, 0xD9
@@ -75,15 +76,31 @@ def read_header(data: bytes) -> ImageHeader | None:
 
 
 def is_complete(data: bytes, header: ImageHeader) -> bool:
-    """Whether the file's last part is there: False for every file cut short, of the formats that tell."""
+    """Whether the file's parts are there to the last: False for every file cut short, of the formats that tell."""
     if header.format == "jpeg":
         # Inside a scan 0xFF is always stuffed, so this is no chance; a thumbnail's end lies before data_at.
         return data.rfind(b"\xff\xd9") > header.data_at
     if header.format == "png":
-        return 0 <= data.rfind(b"IEND") <= len(data) - 8
+        return _png_ends(data)
     if header.format == "webp":
         return len(data) >= 8 + int(struct.unpack_from("<I", data, 4)[0])
     return True
+
+
+def _png_ends(data: bytes) -> bool:
+    """Whether chunk follows chunk to the last one, none longer than the file.
+
+    Decoders take memory for as much as a chunk's length claims.
+    """
+    at = 8
+    for _ in range(_MAX_CHUNKS):
+        if at + 12 > len(data):
+            return False
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IEND":
+            return length == 0
+        at += 12 + length
+    return False
 
 
 def num_scans(data: bytes, header: ImageHeader) -> int:

@@ -7,14 +7,14 @@ checksums in the index, a single flipped byte is found.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -42,33 +42,35 @@ RawSample = dict[str, Any]
 """``__key__`` and ``__url__`` (str), then each member's bytes under its suffix, in file order."""
 
 
-class _Recent(OrderedDict[int, _V]):
-    """The values used last, dropped when their weights together pass a limit. Threads may share it."""
+class _Recent(Generic[_V]):
+    """The values used last, dropped when their weights together pass a limit.
+
+    Threads may share it, and it holds no lock, which a fork could inherit locked: each step below is one of the
+    interpreter's own, and what another thread does between two of them is allowed for.
+    """
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
         self._limit = limit
-        self._weights: dict[int, int] = {}
-        self._lock = Lock()
+        self._values: OrderedDict[int, tuple[_V, int]] = OrderedDict()
 
     def recall(self, key: int) -> _V | None:
-        with self._lock:
-            if key in self:
-                self.move_to_end(key)
-            return self.get(key)
-
-    def forget(self, condition: Callable[[_V], bool]) -> None:
-        with self._lock:
-            for key in [key for key, value in self.items() if condition(value)]:
-                del self[key], self._weights[key]
+        found = self._values.get(key)
+        if found is None:
+            return None
+        with contextlib.suppress(KeyError):
+            self._values.move_to_end(key)
+        return found[0]
 
     def keep(self, key: int, value: _V, weight: int) -> None:
-        with self._lock:
-            self[key] = value
-            self._weights[key] = weight
-            self.move_to_end(key)
-            while len(self) > 1 and sum(self._weights.values()) > self._limit:
-                del self._weights[self.popitem(last=False)[0]]
+        self._values[key] = value, weight
+        while len(self._values) > 1 and sum([held for _, held in list(self._values.values())]) > self._limit:
+            with contextlib.suppress(KeyError):
+                self._values.popitem(last=False)
+
+    def forget(self, condition: Callable[[_V], bool]) -> None:
+        for key, (value, _) in list(self._values.items()):
+            if condition(value):
+                self._values.pop(key, None)
 
 
 class TableStore:
@@ -189,7 +191,7 @@ def _replaced(url: str, how: str) -> str:
     return f"{url}: replaced after indexing: {how}; make the index again (build_index, or augstream index)"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class IndexedShards(ShardIndex):
     """A `ShardIndex` of real shards: it also tells where every member of every sample lies.
 
@@ -203,6 +205,9 @@ class IndexedShards(ShardIndex):
         if len(self.store) != len(self.names):
             msg = f"{len(self.names)} shards need as many tables, got {len(self.store)}; use build_index"
             raise RecipeError(msg)
+
+    def __repr__(self) -> str:
+        return f"<IndexedShards: {len(self)} shards, {self.total} samples, fingerprint {self.fingerprint}>"
 
     def table(self, shard: int) -> SampleTable:
         """The sample table of the shard at a position; `ShardError` if the shard was replaced meanwhile."""

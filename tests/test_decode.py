@@ -164,6 +164,22 @@ def test_damage_inside_a_png_is_an_error():
         decode_image(bytes(data))
 
 
+@pytest.mark.parametrize("mode", ["rgb", "mask"])
+@pytest.mark.parametrize("name", ["png", "png palette", "png grey", "png animated"])
+def test_a_png_chunk_that_claims_more_than_the_file_is_refused_before_a_decoder_sees_it(name, mode):
+    # OpenCV 5.0 takes, and fills, as much memory as the length claims: 4 GB for a file of 6 kB.
+    data = IMAGES[name]
+    at = 8
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        for claim in (0xFFFFFFFF, 0x7FFFFFFF, len(data)):
+            with pytest.raises(SampleError, match=r"truncated|header is broken"):
+                decode_image(data[:at] + claim.to_bytes(4, "big") + data[at + 4 :], mode=mode)
+        if data[at + 4 : at + 8] == b"IEND":
+            break
+        at += 12 + length
+
+
 def bomb() -> bytes:
     """A PNG of 600 bytes that claims 60,000 x 60,000 pixels."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)

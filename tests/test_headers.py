@@ -100,4 +100,6 @@ def test_work_is_bounded_however_many_segments_there_are():
     begun = time.process_time()
     assert read_header(b"\xff\xd8" + b"\xff\xe0\0\2" * 5_000_000) is None
     assert read_header(b"\xff\xd8" + b"\xff" * 20_000_000) is None
+    png = IMAGES["png"][0][:33] + b"\0\0\0\0abcd1234" * 2_000_000
+    assert not is_complete(png, read_header(png))
     assert time.process_time() - begun < 1.0
