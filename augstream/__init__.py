@@ -16,6 +16,8 @@ _ROOMS = {
     "seeding": ("Address", "derive_seed", "stream_key"),
     "index": ("ShardIndex",),
     "indexing": ("build_index",),
+    "sources.remote": ("Remote",),
+    "decode": ("Field",),
     "dataset": ("StreamDataset",),
     "loader": ("StreamLoader",),
     "mixture": ("Mixture",),
