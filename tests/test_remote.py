@@ -408,6 +408,16 @@ def test_processes_share_one_cache(served, local, tmp_path, limited):
     assert not list((tmp_path / "cache" / "shards").glob("*.part"))
 
 
+@pytest.mark.slow
+def test_the_example():
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-W", "error", str(root / "examples" / "remote_shards.py")]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "batch 9: 16 samples, the same bytes as from the local disk" in done.stdout
+
+
 def test_a_process_killed_while_fetching_leaves_nothing_that_lasts(served, local, tmp_path):
     server, url = served
     server.pause_s = 0.2
