@@ -49,8 +49,8 @@ class Canvas:
     """
 
     __slots__ = (
-        "_array", "_box", "_flip_x", "_flip_y", "_float_table", "_is_pending", "_source", "_table",
-        "_transposed", "dtype", "is_mask", "layout", "shape",
+        "_array", "_box", "_flip_x", "_flip_y", "_float_table", "_source", "_table",
+        "_transposed", "dtype", "is_mask", "is_pending", "layout", "shape",
     )  # fmt: skip
 
     def __init__(self, array: Image | Source, *, is_mask: bool = False) -> None:
@@ -72,7 +72,7 @@ class Canvas:
             raise AssertionError(msg)
         self.shape: tuple[int, ...] = given.shape
         self.dtype = given.dtype
-        self._is_pending = array is None
+        self.is_pending = array is None
         self._box: Box | None = None
         self._transposed = self._flip_y = self._flip_x = False
         self._table: Table | None = None
@@ -174,7 +174,7 @@ class Canvas:
 
     def pixels(self) -> Image:
         """The pixels as a C-contiguous array; computed once."""
-        if self._array is not None and not self._is_pending:
+        if self._array is not None and not self.is_pending:
             return self._array
         array = self._contiguous()
         self._source = None
@@ -182,7 +182,7 @@ class Canvas:
         return array
 
     def _contiguous(self) -> Image:
-        array = self.readable() if self._array is None or self._is_pending else self._array
+        array = self.readable() if self._array is None or self.is_pending else self._array
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
     def finish(self, out: Image | None = None) -> Image:
@@ -232,7 +232,7 @@ class Canvas:
         if self.layout is not None:
             msg = "a transform stands after ToTensorV2, which must be the last one of its Compose"
             raise RecipeError(msg)
-        self._is_pending = True
+        self.is_pending = True
 
 
 def _composed(table: npt.NDArray[Any], first: Table) -> npt.NDArray[Any]:

@@ -18,14 +18,18 @@ Image = npt.NDArray[Any]
 Table = npt.NDArray[np.uint8]
 FloatTable = npt.NDArray[np.float32]
 
-LEVELS: npt.NDArray[np.float32] = np.arange(256, dtype=np.float32)
-LEVELS.setflags(write=False)
-_BYTES: Table = np.arange(256, dtype=np.uint8)
-_INVERTED: Table = _BYTES[::-1].copy()
-_SHARES: npt.NDArray[Any] = np.arange(256) * (1.0 / 255)
-_RAMP: Table = np.clip(np.arange(-256, 512), 0, 255).astype(np.uint8)
-for _constant in (_BYTES, _INVERTED, _SHARES, _RAMP):
-    _constant.setflags(write=False)
+
+def _constant(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`array`, read-only from here on."""
+    array.setflags(write=False)
+    return array
+
+
+LEVELS: npt.NDArray[np.float32] = _constant(np.arange(256, dtype=np.float32))
+_BYTES: Table = _constant(np.arange(256, dtype=np.uint8))
+_INVERTED: Table = _constant(_BYTES[::-1].copy())
+_SHARES: npt.NDArray[Any] = _constant(np.arange(256) * (1.0 / 255))
+_RAMP: Table = _constant(np.clip(np.arange(-256, 512), 0, 255).astype(np.uint8))
 
 
 def max_value(dtype: np.dtype[Any]) -> float:
