@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from augstream import cli
 from augstream.dataset import StreamDataset
 from augstream.errors import RecipeError, ShardError
 from augstream.indexing import INDEX_NAME, build_index
@@ -408,14 +409,15 @@ def test_processes_share_one_cache(served, local, tmp_path, limited):
     assert not list((tmp_path / "cache" / "shards").glob("*.part"))
 
 
-@pytest.mark.slow
-def test_the_example():
-    root = Path(__file__).parent.parent
-    command = [sys.executable, "-W", "error", str(root / "examples" / "remote_shards.py")]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "batch 9: 16 samples, the same bytes as from the local disk" in done.stdout
+def test_the_command_line_indexes_remote_shards_into_the_cache(served, local, tmp_path, monkeypatch, capsys):
+    _, url = served
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cli.main(["index", f"{url}/s{{0..3}}.tar", "--checksums"]) == 0
+    assert f"wrote {tmp_path / 'xdg'}" in capsys.readouterr().out
+    assert cli.main(["info", f"{url}/s{{0..3}}.tar"]) == 0
+    assert f"checksums: yes    fingerprint: {local.fingerprint}" in capsys.readouterr().out
+    assert cli.main(["info", f"{url}/s9.tar"]) == 2
+    assert "s9.tar: could not be asked for its size" in capsys.readouterr().err
 
 
 def test_a_process_killed_while_fetching_leaves_nothing_that_lasts(served, local, tmp_path):
