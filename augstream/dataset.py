@@ -20,7 +20,7 @@ from .images.encoded import DecodeMode
 from .images.pixels import MAX_PIXELS
 from .indexing import build_index
 from .mixing import MixtureRecipe
-from .order import DEFAULT_WINDOW, Recipe, Tail
+from .order import DEFAULT_WINDOW, Recipe, Tail, lanes_or_default
 from .plan import Topology
 from .ranks import detected, find_topology
 from .shards import IndexedShards
@@ -200,7 +200,8 @@ class StreamDataset(BatchDataset):
 
     shards: a path, brace pattern, glob or directory, a list of these, or an index.
     transform: a `Compose`, a function ``f(sample, rng)``, or None.
-    batch_size, seed, shuffle, window, lanes, unit, drop_last, tail: the order; see `Recipe`.
+    batch_size, seed, shuffle, window, lanes, unit, drop_last, tail: the order; see `Recipe`;
+        lanes are 8, and 1 with shuffle=False, where they are left out.
     fields: which members become which fields of a sample, and how; see `Fields`.
     scope: what a sample's randomness depends on besides its key: the shard, the worker (lane) that owns the
         shard, and the epoch. Leave out "epoch" to augment each sample the same in every epoch.
@@ -237,7 +238,7 @@ class StreamDataset(BatchDataset):
         fields: Mapping[str, str | Field] | None = None,
         shuffle: bool = True,
         window: int = DEFAULT_WINDOW,
-        lanes: int = 8,
+        lanes: int | None = None,
         unit: int | None = None,
         drop_last: bool = False,
         tail: Tail = "drop",
@@ -259,6 +260,7 @@ class StreamDataset(BatchDataset):
         elif cache_bytes is not None:
             msg = "give cache_bytes or remote=Remote(cache_bytes=...), not both"
             raise RecipeError(msg)
+        lanes = lanes_or_default(lanes, shuffle=shuffle)
         recipe = Recipe(seed, batch_size, unit, lanes, shuffle, window, drop_last, tail)
         self.transform = transform
         stream = Stream(

@@ -27,6 +27,7 @@ from .index import Int64s, ShardIndex
 from .seeding import check_seed, permutation, seed_key, subkey
 
 DEFAULT_WINDOW = 8192
+DEFAULT_LANES = 8
 Tail = Literal["drop", "pad"]
 
 
@@ -47,6 +48,13 @@ def known_fields(recipe: type[Any], data: Mapping[str, Any]) -> Mapping[str, Any
         msg = f"a recipe has the fields {', '.join(known)}; got {', '.join(map(str, data)) or 'none'}"
         raise RecipeError(msg)
     return data
+
+
+def lanes_or_default(lanes: int | None, *, shuffle: bool) -> int:
+    """`lanes`, or where it is None as many as suit most: one in file order, so that samples come in it, else 8."""
+    if lanes is None:
+        return DEFAULT_LANES if shuffle else 1
+    return lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,7 @@ class Recipe:
     seed: int
     batch_size: int
     unit: int | None = None
-    lanes: int = 8
+    lanes: int = DEFAULT_LANES
     shuffle: bool = True
     window: int = DEFAULT_WINDOW
     drop_last: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 import augstream as A
 from augstream.errors import AugstreamError, SampleError, StateError
+from augstream.testing import make_shards
 
 # torch warns of more workers than cores; the tests want them
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -179,3 +181,10 @@ def test_arguments_that_cannot_be_are_refused(shards, arguments, message):
 def test_shards_that_match_nothing_are_refused(tmp_path):
     with pytest.raises(AugstreamError, match="none-"):
         dataset_of(str(tmp_path / "none-{000..003}.tar"))
+
+
+def test_without_shuffling_samples_come_in_file_order(tmp_path: Path) -> None:
+    make_shards(tmp_path, num_samples=50, num_shards=3)
+    dataset = A.StreamDataset(str(tmp_path), batch_size=4, seed=1, shuffle=False, fields={"cls": "cls"})
+    keys = [key for batch in dataset for key in batch["__key__"]]
+    assert keys == [f"{number:06d}" for number in range(50)]

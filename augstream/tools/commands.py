@@ -47,7 +47,7 @@ def add_stream_arguments(parser: argparse.ArgumentParser, *, seed: bool) -> None
     parser.add_argument("--pipeline", metavar="FILE|MODULE:NAME", help=_PIPELINE)
     if seed:
         parser.add_argument("--seed", type=int, default=0, help="the stream's seed (default 0)")
-    parser.add_argument("--lanes", type=int, default=8, help="the stream's lanes (default 8)")
+    parser.add_argument("--lanes", type=int, help="the stream's lanes (default 8, or 1 with --no-shuffle)")
     parser.add_argument("--no-shuffle", action="store_true", help="the stream was made with shuffle=False")
     parser.add_argument(
         "--scope", default="shard,worker,epoch", help="the stream's scope (default shard,worker,epoch)"

@@ -17,7 +17,7 @@ from ..batching import OnError
 from ..decode import Fields
 from ..epochs import EpochBoard
 from ..errors import RecipeError, ShardError
-from ..order import DEFAULT_WINDOW, Recipe, Tail
+from ..order import DEFAULT_WINDOW, Recipe, Tail, lanes_or_default
 from ..plan import Topology
 from ..sources.naming import Shards
 from ..sources.remote import Remote
@@ -35,7 +35,8 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
     """``wds.WebDataset`` in augstream's order: the same fluid methods, and every epoch repeatable and resumable.
 
     shards: as for `StreamDataset`, or in webdataset's notation; compressed ones are unpacked into the cache once.
-    batch_size, seed, shuffle, window, lanes, unit, drop_last, tail: the order; see `Recipe`. If `batched` is not used,
+    batch_size, seed, shuffle, window, lanes, unit, drop_last, tail: the order; see `Recipe`;
+        lanes are 8, and 1 with shuffle=False, where they are left out. If `batched` is not used,
         `batch_size` is that of the loader, and `drop_last` should be on: a short batch is not always the last.
     select_files, rename_files: of members' names, as webdataset's (suffixes are lower-cased before).
     on_error: "raise", or "skip" samples that cannot be read or that a stage fails on.
@@ -61,7 +62,7 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
         seed: int,
         shuffle: bool = True,
         window: int = DEFAULT_WINDOW,
-        lanes: int = 8,
+        lanes: int | None = None,
         unit: int | None = None,
         drop_last: bool = False,
         tail: Tail = "drop",
@@ -79,6 +80,7 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
             raise RecipeError(_others(others))
         webdataset.DataPipeline.__init__(self)
         self.seed = seed
+        lanes = lanes_or_default(lanes, shuffle=shuffle)
         self.recipe = Recipe(seed, batch_size, unit, lanes, shuffle, window, drop_last, tail)
         self.source = ShardSource(shards, cache_dir, remote)
         self.pipeline.append(self.source)
