@@ -16,11 +16,12 @@ Image = npt.NDArray[Any]
 
 _RGB_ONLY = frozenset({"weighted_average", "from_lab"})
 _MAX_CV_CHANNELS = 4
+_CV_DTYPES = frozenset({np.dtype(np.uint8), np.dtype(np.float32)})
 
 
 def shuffled(image: Image, order: Sequence[int]) -> Image:
     """The image whose channel c is channel order[c] of `image`."""
-    if len(order) > _MAX_CV_CHANNELS or image.dtype not in {np.dtype(np.uint8), np.dtype(np.float32)}:
+    if len(order) > _MAX_CV_CHANNELS or image.dtype not in _CV_DTYPES:
         return np.ascontiguousarray(image[:, :, order])
     found = planes(image)
     return interleaved([found[channel] for channel in order])
@@ -49,7 +50,7 @@ def to_grey(image: Image, method: str, num_channels: int) -> Image:
     grey = GREY_METHODS[method](image)
     if num_channels == 1:
         return grey[:, :, None]
-    if num_channels == 3 and grey.dtype in {np.dtype(np.uint8), np.dtype(np.float32)}:
+    if num_channels == 3 and grey.dtype in _CV_DTYPES:
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
     return np.repeat(grey[:, :, None], num_channels, axis=2)
 

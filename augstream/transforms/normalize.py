@@ -187,10 +187,11 @@ class ToFloat(FloatTableTransform):
         if max_value is not None and not number(self, "max_value", max_value, 0):
             refuse(self, "max_value", max_value, "greater than 0")
         self.max_value = max_value
+        self._table = (LEVELS / np.float32(max_value or 255))[:, None]
 
     def float_table(self, shape: tuple[int, ...], pixels: Callable[[], Array]) -> FloatTable:
         """v / max_value."""
-        return (LEVELS / np.float32(self.max_value or 255))[:, None]
+        return self._table
 
     def on_floats(self, img: Array) -> Array:
         """v / max_value, or v as it is if it is a float."""

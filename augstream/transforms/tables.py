@@ -12,6 +12,8 @@ from .canvas import Canvas
 from .lookup import look_up
 from .pointwise import Table
 
+_DTYPES = frozenset({np.dtype(np.uint8), np.dtype(np.float32)})
+
 
 class TableTransform(ImageOnlyTransform):
     """An operation on single values: subclasses say `table` for uint8, and `on_floats` for float32."""
@@ -43,7 +45,7 @@ class TableTransform(ImageOnlyTransform):
 
 def check_dtype(owner: object, img: Array) -> None:
     """Raise `RecipeError` unless `img` is uint8, or float32 of 0…1."""
-    if img.dtype not in {np.dtype(np.uint8), np.dtype(np.float32)}:
+    if img.dtype not in _DTYPES:
         msg = (
             f"{type(owner).__name__} takes uint8 and float32 images, got {img.dtype}; "
             "put ToFloat() before it, or convert the image"
