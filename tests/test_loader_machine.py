@@ -98,8 +98,7 @@ class LoaderMachine(RuleBasedStateMachine):
     def begin_a_pass_and_leave_it(self):
         if self.done == NUM_BATCHES:
             self.epoch, self.done = self.epoch + 1, 0
-        if self.epoch < NUM_EPOCHS:
-            iter(self.loader)
+        iter(self.loader)
 
     @rule()
     def end_the_workers(self):
