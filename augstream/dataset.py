@@ -29,6 +29,7 @@ from .sources.naming import Shards
 from .sources.remote import Remote
 from .state import StreamState, check
 from .stream import FULL_SCOPE, Stream
+from .workers import calm_threads
 
 _log = logging.getLogger("augstream.stream")
 
@@ -85,6 +86,8 @@ class BatchDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
+        if worker is not None:
+            calm_threads()
         epoch, start = self._board.begin_pass(worker)
         return Pass(self, epoch, start, worker)
 
@@ -108,8 +111,7 @@ class BatchDataset(IterableDataset[Any]):
     # Position
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next pass epoch `epoch`, in live and future workers; if it would be anyway, change
-        nothing.
+        """Make the next pass epoch `epoch`, in live and future workers; if it would be anyway, change nothing.
 
         So it does no harm to call it before every epoch, nor after `load_state_dict`.
         """

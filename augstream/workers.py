@@ -208,7 +208,7 @@ def work(stream: Definition, topology: Topology, number: int, channel: Channel) 
     """The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's affair, and its end is ours
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    _calm_threads()
+    calm_threads()
     try:
         Worker(stream, topology, number, channel).run()
     except ChannelClosed:
@@ -217,7 +217,7 @@ def work(stream: Definition, topology: Topology, number: int, channel: Channel) 
         channel.close()
 
 
-def _calm_threads() -> None:
+def calm_threads() -> None:
     """One thread a worker: the workers are the parallelism, and threads don't survive a fork."""
     cv2, torch = sys.modules.get("cv2"), sys.modules.get("torch")
     if cv2 is not None:
