@@ -7,9 +7,10 @@ guessing and nothing is left behind.
 
 Every pass over the dataset is an epoch. In a pass, each worker claims the pass's epoch in its own cell, one
 atomic write of one word: the epoch, and a mark of the pass that is equal for all workers of the pass and
-for no other pass. A worker that finds its mark in any cell takes the epoch beside it; one that finds none
-takes the highest epoch claimed plus one; where nothing is claimed, since the start or since `set_epoch`,
-the epoch is the one that was set. No lock is held, so none can die with its holder.
+for no other pass. A worker that finds its mark in any cell takes the epoch beside it, and one that finds
+another worker some passes ahead an epoch so much earlier; one that finds neither takes the highest epoch
+claimed plus one; where nothing is claimed, since the start or since `set_epoch`, the epoch is the one that
+was set. No lock is held, so none can die with its holder.
 
 The mark is made of what all workers of a pass share and later passes don't: the number of workers, the
 place of their processes in the order in which the main process started them, and the number of passes this
@@ -116,11 +117,12 @@ class EpochBoard:
         self._passes += 1
         epoch, units = self._next(words)
         if worker is not None:
-            for word in words[_FIRST_CELL + 1 :][words[_FIRST_CELL + 1 :] != 0].tolist():
-                if _same_pass(word, mark):
-                    epoch = (word >> (_POOL_BITS + _START_BITS + _PASS_BITS)) - 1
-                    units = int(words[_SET_UNITS]) if epoch == words[_SET_EPOCH] else 0
-                    break
+            claims = [(_passes_ahead(word, mark), word) for word in words[_FIRST_CELL + 1 :].tolist() if word]
+            ours = [(passes, word) for passes, word in claims if passes is not None and passes >= 0]
+            if ours:
+                passes, word = min(ours)
+                epoch = (word >> (_POOL_BITS + _START_BITS + _PASS_BITS)) - 1 - passes
+                units = int(words[_SET_UNITS]) if epoch == words[_SET_EPOCH] else 0
         cell = _MAIN_CELL if worker is None else 1 + worker.id
         self._words[_FIRST_CELL + cell] = (epoch + 1) << (_POOL_BITS + _START_BITS + _PASS_BITS) | mark
         return epoch, units
@@ -155,18 +157,19 @@ class EpochBoard:
         self._use(state["tensor"])
 
 
-def _same_pass(word: int, mark: int) -> bool:
-    """Whether the claim `word` was made in the pass marked `mark`.
+def _passes_ahead(word: int, mark: int) -> int | None:
+    """How many passes later than the pass marked `mark` the claim `word` was made; None if by another pass's workers.
 
-    Where other threads start processes at the same time, a pass's processes are not quite in a row. A later
-    pass's processes come after all of this one's, so anything nearer than the number of workers is the same
-    pass.
+    Workers that live on, or that begin passes by themselves, may be ahead of one another. Where other threads start
+    processes at the same time, a pass's processes are not quite in a row. A later pass's processes come after all of
+    this one's, so anything nearer than the number of workers is the same pass's.
     """
-    if (word ^ mark) & (2**_PASS_BITS - 1):
-        return False
+    passes = (word - mark) % (1 << _PASS_BITS)
     word, mark = word >> _PASS_BITS, mark >> _PASS_BITS
     apart = (word - mark) % 2**_START_BITS
     num_workers = mark >> _START_BITS
     if (word >> _START_BITS) % 2**_POOL_BITS != num_workers:
-        return False
-    return bool(min(apart, 2**_START_BITS - apart) < num_workers)
+        return None
+    if min(apart, 2**_START_BITS - apart) >= num_workers:
+        return None
+    return passes if passes < 1 << (_PASS_BITS - 1) else passes - (1 << _PASS_BITS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import pickle
 from types import SimpleNamespace
 
@@ -170,3 +171,15 @@ def test_the_last_epoch_fits():
 def test_more_workers_than_cells_are_refused():
     with pytest.raises(TopologyError, match="num_workers must be at most"):
         EpochBoard().begin_pass(SimpleNamespace(id=0, num_workers=5000))
+
+
+def test_workers_that_run_ahead_of_others_do_not_shift_them():
+    first = EpochBoard()
+    second = copy.copy(first)  # the same memory, as in another process
+    places = [SimpleNamespace(id=number, num_workers=2) for number in range(2)]
+    assert [first.begin_pass(places[0]) for _ in range(4)] == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    assert [second.begin_pass(places[1])[0] for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert first.begin_pass(places[0])[0] == 4
+    first.set_epoch(9, units=3)
+    assert [first.begin_pass(places[0]) for _ in range(2)] == [(9, 3), (10, 0)]
+    assert [second.begin_pass(places[1]) for _ in range(2)] == [(9, 3), (10, 0)]

@@ -6,7 +6,10 @@ import gzip
 import pickle
 import random
 import shutil
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -518,6 +521,28 @@ def test_a_missing_shard_is_an_error_of_the_iteration(shards: list[str], tmp_pat
     assert isinstance(raised.value, MissingShardError)
     shutil.copy(shards[0], tmp_path / "missing.tar")
     assert next(iter(dataset))["jpg"].ndim == 3
+
+
+def test_shards_behind_a_server_are_those_on_disk(shards: list[str], tmp_path: Path) -> None:
+    folder = str(Path(shards[0]).parent)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    urls = [f"http://127.0.0.1:{server.server_address[1]}/{Path(path).name}" for path in shards]
+    try:
+        remote = batches(urls, cache_dir=tmp_path, cache_bytes=1 << 30)
+        assert digests(remote) == digests(batches(shards))
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(RecipeError, match="not both"):
+        source(shards, cache_bytes=1 << 20, remote=A.Remote())
+
+
+class Silent(SimpleHTTPRequestHandler):
+    """A web server's part for one request."""
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def only_pictures(name: str) -> bool:

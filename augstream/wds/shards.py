@@ -66,8 +66,7 @@ class ShardSource:
             readable = self.shards
             if not isinstance(readable, ShardIndex):
                 readable = [self._readable(url) for url in readable]
-            cache_dir = None if self.cache_dir is None else Path(self.cache_dir) / "index"
-            self._index = build_index(readable, cache_dir=cache_dir, remote=self._remote)
+            self._index = build_index(readable, cache_dir=self.cache_dir, remote=self._remote)
         return self._index
 
     def _readable(self, url: str) -> str:

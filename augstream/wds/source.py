@@ -40,7 +40,7 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
         `batch_size` is that of the loader, and `drop_last` should be on: a short batch is not always the last.
     select_files, rename_files: of members' names, as webdataset's (suffixes are lower-cased before).
     on_error: "raise", or "skip" samples that cannot be read or that a stage fails on.
-    rank, world_size, cache_dir, remote, verify_checksums: as for `StreamDataset`.
+    rank, world_size, cache_dir, cache_bytes, remote, verify_checksums: as for `StreamDataset`.
 
     Stages behind it run batch by batch: what one keeps from sample to sample ends with the batch. So any batch can be
     computed alone, and ``DataLoader(dataset.batched(), batch_size=None, num_workers=n)`` gives the same for every n,
@@ -72,6 +72,7 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
         rank: int | None = None,
         world_size: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
         remote: Remote | None = None,
         verify_checksums: bool = False,
         **others: Any,
@@ -82,6 +83,13 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
         self.seed = seed
         lanes = lanes_or_default(lanes, shuffle=shuffle)
         self.recipe = Recipe(seed, batch_size, unit, lanes, shuffle, window, drop_last, tail)
+        if remote is None:
+            remote = Remote(
+                cache_dir=None if cache_dir is None else os.fspath(cache_dir), cache_bytes=cache_bytes
+            )
+        elif cache_bytes is not None:
+            msg = "give cache_bytes or remote=Remote(cache_bytes=...), not both"
+            raise RecipeError(msg)
         self.source = ShardSource(shards, cache_dir, remote)
         self.pipeline.append(self.source)
         self._members = Members(select_files, rename_files)

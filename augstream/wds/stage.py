@@ -137,7 +137,9 @@ class Augment:
 
     def _run(self, source: Iterable[Any]) -> Iterator[Sample]:
         current = self._pass
+        is_empty = True
         for sample in source:
+            is_empty = False
             try:
                 if isinstance(sample, Mapping) and EPOCH in sample:
                     address = self.address(sample, 0)
@@ -151,6 +153,8 @@ class Augment:
                     continue
                 break
             yield result
+        if is_empty and current is None:
+            self._pass = self._begin()  # a worker with nothing to do counts its epochs too
 
     def _visit(self, sample: Any, current: Pass) -> Sample:
         address = self.address(sample, current.epoch, current.worker)
