@@ -165,7 +165,8 @@ class TorchStage(ForeignStage):
 
     Gets the image: a tensor (C, H, W) if it was an array, else (a tensor, a PIL image) as it is. torchvision v2 gets
     a dict of ``image``, ``mask`` and ``masks`` as tv_tensors, and of what else is a tv_tensor already, so that masks
-    and boxes move with the image. Older torchvision transforms get PIL images. No gradients are recorded.
+    and boxes move with the image. Older torchvision transforms get PIL images, and arrays are made of those they
+    return. No gradients are recorded.
     """
 
     def _prepare(self) -> None:
@@ -183,7 +184,8 @@ class TorchStage(ForeignStage):
             if self._wants_pil and isinstance(image, np.ndarray):
                 from PIL import Image
 
-                return {"image": self.transform(Image.fromarray(image))}
+                found = self.transform(Image.fromarray(image))
+                return {"image": np.asarray(found) if isinstance(found, Image.Image) else found}
             return {"image": self.transform(_tensor(image))}
 
 

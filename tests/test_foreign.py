@@ -17,7 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import augstream as A
 from augstream.ambient import GlobalGenerators
+from augstream.digest import digest
 from augstream.errors import RecipeError, SampleError
 from augstream.foreign import adapt
 from augstream.seeding import Draws, seed_key, subkey
@@ -293,6 +295,13 @@ def test_a_torch_module_draws_at_the_address_and_moves_nothing() -> None:
     assert len({image.numpy().tobytes() for image in first}) > 4
 
 
+def test_older_torchvision_transforms_get_pictures() -> None:
+    v1 = pytest.importorskip("torchvision.transforms")
+    stage = adapt(v1.RandomHorizontalFlip(p=0.5))
+    found = [stage({"image": PLACES}, key(i))["image"] for i in range(20)]
+    assert {image.tobytes() for image in found} == {PLACES.tobytes(), PLACES[:, ::-1].tobytes()}
+
+
 def test_torchvision_moves_masks_with_the_image() -> None:
     v2 = pytest.importorskip("torchvision.transforms.v2")
     stage = adapt(v2.RandomHorizontalFlip(p=0.5))
@@ -402,6 +411,43 @@ def test_what_a_function_returns_is_checked() -> None:
         adapt(lambda sample: sample["image"])({"image": PLACES}, ROOT)
     with pytest.raises(SampleError, match="no field 'image'"):
         adapt(lambda image: image)({"jpg": PLACES}, ROOT)
+
+
+def cut(image: Any, rng: np.random.Generator) -> Any:
+    y, x = rng.integers(4, size=2)
+    return image[y : y + 24, x : x + 24]
+
+
+class Cut(torch.nn.Module):
+    """A crop by torch's global generator."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        y, x = torch.randint(4, (2,)).tolist()
+        return image[:, y : y + 24, x : x + 24]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "transform",
+    [albumentations.Compose([albumentations.RandomCrop(24, 24), albumentations.GaussNoise()]), Cut(), cut],
+    ids=["albumentations", "module", "function"],
+)
+def test_streams_take_them_and_keep_their_promises(shards: list[str], transform: Any) -> None:
+    def dataset() -> A.StreamDataset:
+        return A.StreamDataset(
+            shards, transform, batch_size=4, seed=1, fields={"image": "jpg", "label": "cls"}
+        )
+
+    first = dataset()
+    whole, second = ([digest(batch) for batch in first] for _ in range(2))
+    assert not set(whole) & set(second)
+    with A.StreamLoader(dataset(), num_workers=2, multiprocessing_context="fork") as loader:
+        iterator = iter(loader)
+        found = [digest(next(iterator)) for _ in range(3)]
+        state = loader.state_dict()
+    resumed = A.StreamLoader(dataset())
+    resumed.load_state_dict(state)
+    assert found + [digest(batch) for batch in resumed] == whole
 
 
 def unchanged(image: Any) -> Any:
