@@ -26,6 +26,7 @@ import augstream as A
 import augstream.wds
 from augstream.digest import digest
 from augstream.errors import RecipeError, SampleError
+from augstream.images.pixels import decode_image
 from augstream.seeding import Address, sample_key, stream_key
 from augstream.sources.remote import shard_name
 from augstream.transforms.compose import Addressed
@@ -244,6 +245,17 @@ def test_before_decoding_the_stage_decodes_for_itself_alone(shards: list[str]) -
     later = next(iter(plain(shards).compose(stage()).decode("rgb8", partial=True).to_tuple("jpg", "cls")))
     np.testing.assert_array_equal(later[0], sample["jpg"])
     assert later[1] == int(sample["cls"])
+
+
+@pytest.mark.parametrize(
+    "transform", [crop_and_flip(), A.Compose([]), A.Compose([A.HorizontalFlip(p=0)]), pipelines.roll]
+)
+def test_bytes_are_augmented_as_their_pixels(shards: list[str], transform: Any) -> None:
+    for sample in list(plain(shards))[:10]:
+        decoded = {**sample, "jpg": decode_image(sample["jpg"])}
+        address = "seed=137;epoch=0;worker=0;shard=a.tar;sample=0"
+        found = stage(transform).at(sample, address)["jpg"]
+        np.testing.assert_array_equal(found, stage(transform).at(decoded, address)["jpg"])
 
 
 def test_tensors_with_channels_last_stay_so(shards: list[str]) -> None:

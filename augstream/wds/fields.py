@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +60,11 @@ class Port:
         )
         raise SampleError(msg)
 
-    def decoded(self, suffix: str, value: Any, key: str) -> Any:
-        """`value`, decoded if it is still bytes."""
+    def decoded(self, suffix: str, value: Any, key: str, late: Container[str]) -> Any:
+        """`value`, decoded if it is still bytes; for a target in `late`, perhaps as an image to be decoded in part."""
         if isinstance(value, (bytes, bytearray, memoryview)):
-            return self.decoder.decode({"__key__": key, suffix: bytes(value)})[self.target]
+            raw = {"__key__": key, suffix: bytes(value)}
+            return self.decoder.decode(raw, encoded=late if self.place is None else ())[self.target]
         return value
 
 
@@ -80,7 +81,7 @@ class Ports:
     """Takes a transform's targets out of samples, and puts them back where they were, as what they were.
 
     fields: target to member, as in `Fields`, or to a list of members. as_arrays: tensors (C, H, W) and PIL images go
-    in as arrays (H, W, C).
+    in as arrays (H, W, C). late: targets that may go in as images yet to be decoded.
     """
 
     def __init__(
@@ -89,8 +90,10 @@ class Ports:
         *,
         max_pixels: int = MAX_PIXELS,
         as_arrays: bool = True,
+        late: Container[str] = (),
     ) -> None:
         self._as_arrays = as_arrays
+        self._late = late
         if fields is None:
             self._ports = [Port.of("image", Field(_IMAGE_MEMBERS, "image"), None, max_pixels)]
             return
@@ -110,7 +113,9 @@ class Ports:
         for port in self._ports:
             suffix = port.suffix(sample)
             if suffix not in taken.members:
-                taken.members[suffix] = port.decoded(suffix, sample[suffix], str(sample.get("__key__")))
+                taken.members[suffix] = port.decoded(
+                    suffix, sample[suffix], str(sample.get("__key__")), self._late
+                )
             value = follow(taken.members[suffix], port.path) if port.path else taken.members[suffix]
             taken.origins.append((port, suffix, value))
             given = _as_array(value) if self._as_arrays else value

@@ -93,7 +93,12 @@ class Augment:
         self.name = name
         self._handler = handler
         self._stage = as_stage(transform)
-        self._ports = Ports(fields, max_pixels=max_pixels, as_arrays=not isinstance(self._stage, TorchStage))
+        self._ports = Ports(
+            fields,
+            max_pixels=max_pixels,
+            as_arrays=not isinstance(self._stage, TorchStage),
+            late=getattr(self._stage, "sources", frozenset()),
+        )
         self._board = EpochBoard()
         self._board.share()
         self._rank: int | None = None
