@@ -104,14 +104,10 @@ def with_mask_interpolation(node: Node, interpolation: int) -> Node:
     """A copy of `node` and all below it that resamples masks by `interpolation`."""
     if isinstance(node, BaseCompose):
         changed = copy.copy(node)
-        changed.transforms = tuple(
-            with_mask_interpolation(child, interpolation) for child in node.transforms
-        )
+        changed.transforms = tuple(with_mask_interpolation(child, interpolation) for child in node.transforms)
         return changed
     if not hasattr(node, "mask_interpolation"):
         return node
     changed = copy.copy(node)
     changed.mask_interpolation = interpolation
     return changed
-
-
