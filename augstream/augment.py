@@ -34,6 +34,16 @@ class Stage(Protocol):
         """The augmented sample, a new dict; its image in `out`, if that has the image's shape and dtype."""
 
 
+class PhasedStage(Stage, Protocol):
+    """A stage in two steps: decide all about a sample, then do what takes long. Together they are the call."""
+
+    def begin(self, sample: Sample, key: bytes) -> Any:
+        """Decide; the result has `size_bytes`, the memory that it keeps."""
+
+    def finish(self, begun: Any, sample: Sample, out: Array | None = None) -> Sample:
+        """The augmented sample."""
+
+
 @dataclass(frozen=True, slots=True)
 class NoStage:
     """The stage that changes nothing."""

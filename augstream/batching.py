@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -19,6 +19,9 @@ CollateFn = Callable[[list[Sample]], Any]
 Skips = Collection[tuple[str, str]]
 Progress = Callable[[int], None]
 Ref = TypeVar("Ref")
+
+_MAX_AHEAD = 64  # samples begun before the first of them is finished
+_MAX_AHEAD_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,15 @@ class Made:
     num_samples: int
     skipped: tuple[Skipped, ...]
     times: Times
+
+
+class Begun(Protocol):
+    """A sample that was read, and of which something is left to do. `size_bytes`: the memory it keeps, about."""
+
+    size_bytes: int
+
+    def finish(self, rows: Rows | None) -> Sample:
+        """The sample; its image in the next of `rows`."""
 
 
 class Definition(Protocol):
@@ -84,9 +96,13 @@ class Batcher(Generic[Ref]):
         """The shard's name and the key of a sample: together unique."""
         raise NotImplementedError
 
-    def sample(self, epoch: int, ref: Ref, rows: Rows | None = None) -> Sample:
-        """One sample, read, decoded and augmented; its image in the next of `rows`."""
+    def begin(self, epoch: int, ref: Ref) -> Begun:
+        """Read a sample, and decide what can be decided about it without its pixels."""
         raise NotImplementedError
+
+    def sample(self, epoch: int, ref: Ref) -> Sample:
+        """One sample, read, decoded and augmented."""
+        return self.begin(epoch, ref).finish(None)
 
     def make(
         self,
@@ -100,25 +116,28 @@ class Batcher(Generic[Ref]):
         """The batch of some consecutive canonical units, its arrays in memory that `empty` gives.
 
         skips: (shard, key) of samples to leave out. progress: called with each sample's place in the batch
-        before it is computed, and with their number before collating; what it raises ends the work.
+        before it is begun and before it is finished, and with their number before collating; what it raises
+        ends the work.
         """
         self.times = Times()
         refs = self.refs(epoch, units)
         rows = Rows(empty, len(refs), self._guess) if self._collate_fn is None else None
         samples: list[Sample] = []
         skipped: list[Skipped] = []
-        for place, ref in enumerate(refs):
+        for place, begun in self._begun(epoch, refs, skips, progress):
             if progress is not None:
                 progress(place)
-            if skips and self.name(ref) in skips:
-                skipped.append(Skipped(*self.name(ref), "it killed its worker"))
+            if isinstance(begun, Skipped):
+                skipped.append(begun)
                 continue
             try:
-                sample = self.sample(epoch, ref, rows)
+                if isinstance(begun, Exception):
+                    raise begun
+                sample = begun.finish(rows)
             except SampleError as error:
                 if self._on_error == "raise":
                     raise
-                skipped.append(Skipped(*self.name(ref), str(error)))
+                skipped.append(Skipped(*self.name(refs[place]), str(error)))
                 continue
             image = image_of(sample, IMAGE) if rows is not None else None
             if rows is not None and image is not None:
@@ -133,6 +152,34 @@ class Batcher(Generic[Ref]):
         batch = self._collate(epoch, samples, rows, empty)
         self.times.collate += perf_counter_ns() - started
         return Made(batch, len(samples), tuple(skipped), self.times)
+
+    def _begun(
+        self, epoch: int, refs: Sequence[Ref], skips: Skips, progress: Progress | None
+    ) -> Iterator[tuple[int, Begun | Skipped | Exception]]:
+        """The place of each sample, and the sample begun, or why it is not: in their order, some ahead of their turn.
+
+        What is short and leaves pixels alone is done for some samples in a row, for after each decoded image the
+        processor has forgotten it all, and does it at half the pace. An error waits for its sample's turn.
+        """
+        place = 0
+        while place < len(refs):
+            ahead: list[tuple[int, Begun | Skipped | Exception]] = []
+            size_bytes = 0
+            while place < len(refs) and len(ahead) < _MAX_AHEAD and size_bytes < _MAX_AHEAD_BYTES:
+                if progress is not None:
+                    progress(place)
+                if skips and self.name(refs[place]) in skips:
+                    ahead.append((place, Skipped(*self.name(refs[place]), "it killed its worker")))
+                else:
+                    try:
+                        begun = self.begin(epoch, refs[place])
+                    except Exception as error:  # noqa: BLE001  # raised at its turn
+                        ahead.append((place, error))
+                    else:
+                        ahead.append((place, begun))
+                        size_bytes += begun.size_bytes
+                place += 1
+            yield from ahead
 
     def _without_odd_ones(self, samples: list[Sample], skipped: list[Skipped]) -> list[Sample]:
         """The samples whose image is of the usual size, where others are to be skipped."""

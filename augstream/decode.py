@@ -146,7 +146,7 @@ class Fields:
         return sample
 
     def _value(self, data: bytes, field: Field, *, encoded: bool) -> Any:
-        if field.kind == "image" and encoded and self.mode != "full":
+        if field.kind == "image" and encoded:
             return EncodedImage.of(data, self.mode, self.max_pixels)
         limit = {"max_pixels": self.max_pixels} if field.kind in {"image", "mask"} else {}
         return _DECODERS[field.kind](data, **limit)

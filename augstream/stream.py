@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
-from .augment import Sample, Stage, in_context, run_stage
-from .batching import Batcher, CollateFn, OnError
+from .augment import PhasedStage, Sample, Stage, in_context, run_stage
+from .batching import Batcher, Begun, CollateFn, OnError
 from .collate import Rows
 from .decode import Fields
-from .errors import AugstreamError, RecipeError
+from .errors import AugstreamError, RecipeError, SampleError
 from .images.encoded import EncodedImage
 from .mixing import MixtureOrder, MixtureRecipe
 from .order import EpochOrder, Recipe, SampleRef
 from .plan import UNENDING, Plan, Topology
 from .seeding import Address, sample_key, stream_key
-from .shards import IndexedShards, ShardReader
+from .shards import IndexedShards, RawSample, ShardReader
 
 Scope = tuple[str, ...]
 
@@ -115,6 +115,8 @@ class Maker(Batcher[SampleRef]):
         self._reader = ShardReader(stream.index, verify_checksums=stream.verify_checksums)
         self._epochs: dict[int, _Epoch] = {}
         self._encoded: frozenset[str] = getattr(stream.stage, "sources", frozenset())
+        phased: Any = stream.stage if hasattr(stream.stage, "begin") else None
+        self._phased: PhasedStage | None = phased
 
     def _epoch(self, epoch: int) -> _Epoch:
         found = self._epochs.get(epoch)
@@ -147,38 +149,89 @@ class Maker(Batcher[SampleRef]):
             )
         return sample_key(stream, key)
 
-    def sample(self, epoch: int, ref: SampleRef, rows: Rows | None = None) -> Sample:
-        """One sample, read, decoded and augmented; its image in the next of `rows`.
+    def begin(self, epoch: int, ref: SampleRef) -> _Begun:
+        """Read a sample and, where the stage can do so, decide all about it; pixels are left for later.
 
         Raises `SampleError` with shard, key, epoch and address for whatever decoding or augmenting raises,
         and `ShardError` where the shard itself is at fault.
         """
-        stream, times = self.stream, self.times
         started = perf_counter_ns()
         raw = self._reader.read(ref.shard, ref.sample)
-        times.read += (read := perf_counter_ns()) - started
-        key: str = raw["__key__"]
-        late: list[EncodedImage] = []
+        self.times.read += perf_counter_ns() - started
+        begun = _Begun(self, epoch, ref, raw)
+        if self._phased is not None:
+            self._decide(begun)
+        return begun
+
+    def _decide(self, begun: _Begun) -> None:
+        """Decode what does not wait, and take the first of the stage's two steps, if it has two."""
+        stream, times = self.stream, self.times
+        started = perf_counter_ns()
         what = "decode"
         try:
-            shard = stream.index.names[ref.shard]
-            decoded = stream.fields.decode(raw, shard=shard, encoded=self._encoded)
-            late = [value for value in decoded.values() if isinstance(value, EncodedImage)]
-            times.decode += (done := perf_counter_ns()) - read
-            what = "augment"
-            out = None if rows is None else rows.out()
-            sample = run_stage(stream.stage, decoded, self._key(epoch, ref, key), out)
+            shard = stream.index.names[begun.ref.shard]
+            begun.sample = stream.fields.decode(begun.raw, shard=shard, encoded=self._encoded)
+            begun.late = [value for value in begun.sample.values() if isinstance(value, EncodedImage)]
+            times.decode += (decoded := perf_counter_ns()) - started
+            if self._phased is not None:
+                what = "augment"
+                begun.call = self._phased.begin(begun.sample, self._key(begun.epoch, begun.ref, begun.key))
+                begun.size_bytes += begun.call.size_bytes
+                self._count(begun, decoded)
         except Exception as error:
-            if any(image.failed for image in late):
-                what = "decode"
-            raise in_context(error, what, stream.address(epoch, ref, key)) from error
-        sample["__key__"], sample["__shard__"] = key, stream.index.names[ref.shard]
+            raise self._in_context(error, what, begun) from error
+
+    def finish(self, begun: _Begun, rows: Rows | None) -> Sample:
+        """The sample that was begun; its image in the next of `rows`. Raises as `begin` does."""
+        stream = self.stream
+        if self._phased is None:
+            self._decide(begun)
+        started = perf_counter_ns()
+        try:
+            out = None if rows is None else rows.out()
+            if self._phased is None:
+                key = self._key(begun.epoch, begun.ref, begun.key)
+                sample = run_stage(stream.stage, begun.sample, key, out)
+            else:
+                sample = self._phased.finish(begun.call, begun.sample, out)
+        except Exception as error:
+            raise self._in_context(error, "augment", begun) from error
+        sample["__key__"], sample["__shard__"] = begun.key, stream.index.names[begun.ref.shard]
         if stream.with_address:
-            sample["__address__"] = str(stream.address(epoch, ref, key))
-        spent = sum([image.spent_ns for image in late])
-        times.decode += spent
-        times.augment += perf_counter_ns() - done - spent
+            sample["__address__"] = str(stream.address(begun.epoch, begun.ref, begun.key))
+        self._count(begun, started)
         return sample
+
+    def _count(self, begun: _Begun, started_ns: int) -> None:
+        """Note the time since `started_ns`: what late decoding took of it as such, the rest as augmenting."""
+        spent = sum([image.spent_ns for image in begun.late]) - begun.spent_ns
+        begun.spent_ns += spent
+        self.times.decode += spent
+        self.times.augment += perf_counter_ns() - started_ns - spent
+
+    def _in_context(self, error: Exception, what: str, begun: _Begun) -> SampleError:
+        if any(image.failed for image in begun.late):
+            what = "decode"
+        return in_context(error, what, self.stream.address(begun.epoch, begun.ref, begun.key))
+
+
+class _Begun:
+    """A sample on its way: what is known of it by now. `size_bytes` is the memory that it keeps, about."""
+
+    __slots__ = ("call", "epoch", "key", "late", "maker", "raw", "ref", "sample", "size_bytes", "spent_ns")
+
+    def __init__(self, maker: Maker, epoch: int, ref: SampleRef, raw: RawSample) -> None:
+        self.maker, self.epoch, self.ref, self.raw = maker, epoch, ref, raw
+        self.key: str = raw["__key__"]
+        self.size_bytes = sum([len(value) for value in raw.values()])
+        self.sample: Sample = {}
+        self.late: list[EncodedImage] = []
+        self.spent_ns = 0
+        self.call: Any = None
+
+    def finish(self, rows: Rows | None) -> Sample:
+        """The sample; its image in the next of `rows`."""
+        return self.maker.finish(self, rows)
 
 
 class MixtureRef(NamedTuple):
@@ -268,14 +321,36 @@ class MixtureMaker(Batcher[MixtureRef]):
         shard, key = self._makers[ref.source].name(ref.ref)
         return f"{ref.source}/{shard}", key
 
-    def sample(self, epoch: int, ref: MixtureRef, rows: Rows | None = None) -> Sample:
-        """One sample, as its source makes it."""
+    def begin(self, epoch: int, ref: MixtureRef) -> _BegunOfSource:
+        """Begin a sample, as its source does."""
         maker = self._makers[ref.source]
         maker.times = self.times
         try:
-            sample = maker.sample(ref.epoch, ref.ref, rows)
+            return _BegunOfSource(ref.source, maker.begin(ref.epoch, ref.ref))
         except AugstreamError as error:
-            error.add_note(f"It is of source {ref.source!r} of the mixture.")
+            error.add_note(_note(ref.source))
             raise
-        sample["__source__"] = ref.source
+
+
+class _BegunOfSource:
+    """A sample of a source on its way."""
+
+    __slots__ = ("_begun", "_source", "size_bytes")
+
+    def __init__(self, source: str, begun: Begun) -> None:
+        self._source, self._begun = source, begun
+        self.size_bytes = begun.size_bytes
+
+    def finish(self, rows: Rows | None) -> Sample:
+        """The sample, as its source makes it."""
+        try:
+            sample = self._begun.finish(rows)
+        except AugstreamError as error:
+            error.add_note(_note(self._source))
+            raise
+        sample["__source__"] = self._source
         return sample
+
+
+def _note(source: str) -> str:
+    return f"It is of source {source!r} of the mixture."

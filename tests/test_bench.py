@@ -43,7 +43,7 @@ def test_the_figures_add_up(dataset: Any) -> None:
     assert list(found.tree.inside) == ["read", "decode", "augment", "collate"]
     steps = found.tree.inside["augment"].inside
     assert list(steps) == [
-        "0 RandomResizedCrop", "1 OneOf", "2 Normalize", "3 ToTensorV2", "write what waited",
+        "0 RandomResizedCrop", "1 OneOf", "2 Normalize", "3 ToTensorV2", "what was put off",
     ]  # fmt: skip
     assert steps["0 RandomResizedCrop"].calls == found.samples
     assert sum(frame.calls for frame in steps["1 OneOf"].inside.values()) == found.samples

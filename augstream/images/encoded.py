@@ -41,8 +41,8 @@ class EncodedImage:
     shape: (height, width, 3), as the header says. dtype: uint8. spent_ns: the time that decoding took so far.
     failed: whether it failed.
 
-    mode "region" decodes no more than the box that is asked for, where that can be done exactly, and "scaled"
-    besides at 1/2, 1/4 or 1/8 where the pixels are then still as many as are wanted.
+    mode "full" decodes all, "region" no more than the box that is asked for, where that can be done exactly, and
+    "scaled" besides at 1/2, 1/4 or 1/8 where the pixels are then still as many as are wanted.
     """
 
     __slots__ = ("_data", "_header", "_max_pixels", "dtype", "failed", "mode", "shape", "spent_ns")
@@ -54,6 +54,11 @@ class EncodedImage:
         self.dtype: np.dtype[Any] = np.dtype(np.uint8)
         self.spent_ns = 0
         self.failed = False
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the file."""
+        return len(self._data)
 
     @classmethod
     def of(cls, data: bytes, mode: DecodeMode, max_pixels: int = MAX_PIXELS) -> EncodedImage | Array:

@@ -174,6 +174,12 @@ class Call:
         """All targets as they now are."""
         return {name: self[name] for name in (*self.rasters, *self.stacks, *self.others)}
 
+    @property
+    def size_bytes(self) -> int:
+        """The memory that its images keep."""
+        stacked = [canvas for stack in self.stacks.values() for canvas in stack.canvases]
+        return sum([canvas.size_bytes for canvas in (*self.rasters.values(), *stacked)])
+
     # What a transform does
 
     def record(self, slot: bytes, transform: BasicTransform, params: Params) -> None:

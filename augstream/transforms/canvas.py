@@ -7,6 +7,7 @@ for, and then touch memory once. All of it is exact: the pixels are those of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import cv2
@@ -20,6 +21,7 @@ Image = npt.NDArray[Any]
 Table = npt.NDArray[np.uint8]  # (256,) or (256, C)
 FloatTable = npt.NDArray[np.float32]  # (256, C)
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1: half-open
+Work = Callable[[Image], Image]
 
 _CV_DTYPE_CHARS = frozenset("BbHhifd")  # numpy's codes of uint8 … float64
 _CV_TRANSPOSE_BYTES = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32})
@@ -39,6 +41,35 @@ class Source(Protocol):
         box, but no fewer than that.
         """
         ...
+
+
+class Later:
+    """The image of `size` that `work` makes of a canvas's pixels, when they are asked for; a `Source`.
+
+    `resizes`: whether it is a picture of the whole canvas, for which fewer pixels would do if there are still enough.
+    """
+
+    __slots__ = ("_canvas", "_resizes", "dtype", "shape", "work")
+
+    def __init__(self, canvas: Canvas, size: tuple[int, int], work: Work, *, resizes: bool) -> None:
+        self._canvas, self._resizes = canvas, resizes
+        self.shape: tuple[int, ...] = (*size, *canvas.shape[2:])
+        self.dtype = canvas.dtype
+        self.work = work
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that it keeps until then."""
+        return self._canvas.size_bytes
+
+    def decode(self, box: Box | None, at_least: tuple[int, int] | None = None) -> Image:
+        """The pixels of `box`, or all; the work is done each time."""
+        height, width = self.shape[:2]
+        array = self.work(self._canvas.readable((height, width) if self._resizes else None))
+        if box is None:
+            return array
+        y0, x0, y1, x1 = box
+        return array[y0:y1, x0:x1]
 
 
 class Canvas:
@@ -157,6 +188,31 @@ class Canvas:
         self._source = None
         self._start(array if array.flags.c_contiguous else np.ascontiguousarray(array))
 
+    def later(self, size: tuple[int, int], work: Work, *, resizes: bool = False) -> None:
+        """Go on with the image of `size` that `work` makes of this one, once pixels are needed.
+
+        `work` gets what `readable` gives, is a function of that alone, and keeps dtype and channels. `resizes`: it
+        shows the whole image, so that a source may give fewer pixels, but no fewer than `size`.
+        """
+        self._touch()
+        inner = Canvas.__new__(Canvas)
+        for name in _STATE:
+            setattr(inner, name, getattr(self, name))
+        self._source = Later(inner, size, work, resizes=resizes)
+        self._start(None)
+
+    @property
+    def waiting(self) -> Source | None:
+        """Where pixels will come from; None if they are here."""
+        return self._source if self._array is None else None
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that it keeps: of its pixels, or of what they will be made from."""
+        if self._array is not None:
+            return self._array.nbytes
+        return int(getattr(self._source, "size_bytes", 0))
+
     def readable(self, at_least: tuple[int, int] | None = None) -> Image:
         """The pixels as an array that OpenCV reads without a copy: contiguous but for a crop of a larger image.
 
@@ -233,6 +289,9 @@ class Canvas:
             msg = "a transform stands after ToTensorV2, which must be the last one of its Compose"
             raise RecipeError(msg)
         self.is_pending = True
+
+
+_STATE = tuple(name for name in Canvas.__slots__ if name != "layout")
 
 
 def _composed(table: npt.NDArray[Any], first: Table) -> npt.NDArray[Any]:

@@ -309,8 +309,15 @@ class ComposeStage:
 
     def __call__(self, sample: Mapping[str, Any], key: bytes, out: Image | None = None) -> dict[str, Any]:
         """The augmented sample."""
-        call = self.compose._execute(self.key(key), sample)
-        return self.compose._collect(call, sample, out)
+        return self.finish(self.begin(sample, key), sample, out)
+
+    def begin(self, sample: Mapping[str, Any], key: bytes) -> Call:
+        """Decide all about the sample; what takes long, decoding above all, is left to `finish` where that can be."""
+        return self.compose._execute(self.key(key), sample)
+
+    def finish(self, begun: Call, sample: Mapping[str, Any], out: Image | None = None) -> dict[str, Any]:
+        """The augmented sample, of which `begin` gave `begun`."""
+        return self.compose._collect(begun, sample, out)
 
     def __getstate__(self) -> tuple[Compose, list[Part]]:
         return self.compose, self._prefix

@@ -47,7 +47,7 @@ class ResamplingTransform(GeometricTransform):
             interpolation, by_area = self.interpolation, self.area_for_downscale is not None
         if shrinks and by_area:
             interpolation = cv2.INTER_AREA
-        canvas.set(resize(canvas.readable(size), size, interpolation))
+        canvas.later(size, lambda image: resize(image, size, interpolation), resizes=True)
 
     def apply_to_bboxes(self, bboxes: Array, **params: Any) -> Array:
         """The boxes as they are: shares of the image do not change with its size."""
