@@ -16,6 +16,7 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "```python" in path.read_t
 
 # webdataset leaves closing its shards to the garbage collector
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata calls it all the same
 @pytest.mark.processes
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
