@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from multiprocessing.context import BaseContext
@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, Self
 
 from .batching import Definition, Made, Skips
 from .dataset import BatchDataset, SkipLog, as_tensors, made_locally
+from .device import placed
 from .errors import RecipeError, StateError, TopologyError, WorkerError
 from .foreign import ForeignStage
 from .order import check_count
@@ -154,6 +155,8 @@ class StreamLoader:
         self._context = _context(multiprocessing_context) if num_workers else None
         self._workers = _kind_of_workers(workers, dataset.stream)
         self._log = SkipLog()
+        self._stream: Definition = dataset.stream
+        self._arrive: Callable[[Any], Any] = as_tensors
         self._source: Source | None = None
         self._begun = False
         self._skips: tuple[tuple[str, str], ...] = ()
@@ -249,6 +252,15 @@ class StreamLoader:
             )
             raise TopologyError(msg)
 
+    def to(self, device: Any, *, defer: bool = True) -> Self:
+        """Give batches on `device`, the same numbers, from the place where the loader is; returns the loader.
+
+        defer: a `Compose` that ends in Normalize and ToTensorV2 sends bytes, and the device makes the floats.
+        """
+        self.close()
+        self._stream, self._arrive = placed(self.dataset.stream, device, defer=defer)
+        return self
+
     # Batches
 
     def __iter__(self) -> Iterator[Any]:
@@ -287,7 +299,7 @@ class StreamLoader:
         self.stats.wait_s += perf_counter() - started
         self.stats.add(made)
         self._log.note(made.skipped)
-        return as_tensors(made.batch)
+        return self._arrive(made.batch)
 
     def _take(self) -> Made:
         while True:
@@ -326,17 +338,17 @@ class StreamLoader:
 
     def _make_source(self) -> Source:
         if self._context is None:
-            return Here(self.dataset.stream, self._topology)
+            return Here(self._stream, self._topology)
         if self._workers == "thread":
             return Threads(
-                self.dataset.stream,
+                self._stream,
                 self._topology,
                 prefetch_factor=self.prefetch_factor,
                 timeout_s=self.timeout_s,
                 run_on=self.persistent_workers,
             )
         return Pool(
-            self.dataset.stream,
+            self._stream,
             self._topology,
             context=self._context,
             prefetch_factor=self.prefetch_factor,

@@ -180,6 +180,13 @@ class Canvas:
         self._table = None
         self.dtype = np.dtype(np.float32)
 
+    def take_float_table(self) -> FloatTable | None:
+        """The table of floats that is pending, taken off, so that the image stays uint8; None if there is none."""
+        table, self._float_table = self._float_table, None
+        if table is not None:
+            self.dtype = np.dtype(np.uint8)
+        return table
+
     # Pixels
 
     def set(self, array: Image) -> None:
@@ -256,10 +263,8 @@ class Canvas:
 
     def _planes(self, out: Image | None) -> Image:
         """The pixels as planes (C, H, W), each written once."""
-        table, self._float_table = self._float_table, None
         dtype = self.dtype
-        if table is not None:
-            self.dtype = np.dtype(np.uint8)
+        table = self.take_float_table()
         array = self.readable()
         height, width = array.shape[:2]
         num_channels = array.shape[2] if array.ndim == 3 else 1
