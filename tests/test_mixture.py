@@ -72,6 +72,15 @@ def test_workers_do_not_matter(mixture, epochs, num_workers, method, persistent)
         assert loader.stats.respawns == 0
 
 
+def test_threads_and_a_device_give_the_same(shards, others):
+    compose = A.Compose([A.RandomResizedCrop(size=(24, 32)), A.Normalize(), A.ToTensorV2()])
+    mixed = mixture_of({"a": dataset_of(shards, compose), "b": dataset_of(others, compose, seed=5)})
+    expected = digests(A.StreamLoader(mixed))
+    with A.StreamLoader(mixed, num_workers=2, workers="thread") as loader:
+        assert digests(loader) == expected
+    assert digests(A.StreamLoader(mixed).to("cpu")) == expected
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize(("num_workers", "persistent"), [(0, False), (1, True), (3, True), (2, False)])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -70,6 +70,7 @@ def test_what_each_node_reads_and_what_suits_it(folder, capsys):
 
 def test_lanes_that_suit_are_said_to(folder, capsys):
     assert planned(capsys, folder, *WORLD, "--lanes", "16").endswith("lanes=16 suits this run.\n")
+    assert "with 1 lane\n" in planned(capsys, folder, *WORLD, "--no-shuffle")
     assert "\n      64 " in planned(capsys, folder, *WORLD, "--try-lanes", "64")
 
 

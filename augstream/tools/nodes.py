@@ -11,7 +11,7 @@ from ..cli import add_shards, progress_bar, say
 from ..index import ShardIndex
 from ..indexing import build_index
 from ..layout import Layout, compare_lanes
-from ..order import DEFAULT_WINDOW, Recipe
+from ..order import DEFAULT_WINDOW, Recipe, lanes_or_default
 
 _MAX_NODES_SHOWN = 16
 
@@ -29,7 +29,7 @@ def register_plan(subparsers: Any) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=64, help="samples a rank gets at once (default 64)")
     parser.add_argument("--unit", type=int, help="samples that stay together (default the batch)")
-    parser.add_argument("--lanes", type=int, default=8, help="the stream's lanes (default 8)")
+    parser.add_argument("--lanes", type=int, help="the stream's lanes (default 8, or 1 with --no-shuffle)")
     parser.add_argument("--try-lanes", type=int, nargs="+", default=[], metavar="N", help="compare these too")
     parser.add_argument("--window", type=int, default=DEFAULT_WINDOW, help="samples shuffled together")
     parser.add_argument("--no-shuffle", action="store_true", help="the stream is made with shuffle=False")
@@ -45,7 +45,7 @@ def _run(parsed: argparse.Namespace) -> int:
         seed=parsed.seed,
         batch_size=parsed.batch_size,
         unit=parsed.unit,
-        lanes=parsed.lanes,
+        lanes=lanes_or_default(parsed.lanes, shuffle=not parsed.no_shuffle),
         shuffle=not parsed.no_shuffle,
         window=parsed.window,
         tail=parsed.tail,
@@ -93,7 +93,7 @@ def report(index: ShardIndex, recipe: Recipe, layouts: list[Layout], *, ranks_pe
     low, high = own.samples_of_rank.min(), own.samples_of_rank.max()
     yield f"a rank gets {low:,} to {high:,} samples: {high - low:,} between the least and the most"
     yield ""
-    yield f"with {own.lanes} lanes"
+    yield "with 1 lane" if own.lanes == 1 else f"with {own.lanes} lanes"
     yield f"{'node':>8}{'ranks':>16}{'shards':>10}{'reads':>12}{'cache':>12}"
     for node in range(min(nodes, _MAX_NODES_SHOWN)):
         first, last = node * ranks_per_node, min((node + 1) * ranks_per_node, ranks) - 1
