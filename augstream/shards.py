@@ -7,10 +7,8 @@ checksums in the index, a single flipped byte is found.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,30 +43,30 @@ RawSample = dict[str, Any]
 class _Recent(Generic[_V]):
     """The values used last, dropped when their weights together pass a limit.
 
-    Threads may share it, and it holds no lock, which a fork could inherit locked: each step below is one of the
-    interpreter's own, and what another thread does between two of them is allowed for.
+    Threads may share it, and it holds no lock, which a fork could inherit locked: each use of the dict below is one
+    step of the interpreter's own, and what another thread does between two of them costs at most a second load. An
+    `OrderedDict` does not serve: its order and its items part company, or it crashes, when threads meet in it.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._values: OrderedDict[int, tuple[_V, int]] = OrderedDict()
+        self._values: dict[int, tuple[_V, int]] = {}  # the one used last comes last
 
     def recall(self, key: int) -> _V | None:
-        found = self._values.get(key)
+        found = self._values.pop(key, None)
         if found is None:
             return None
-        with contextlib.suppress(KeyError):
-            self._values.move_to_end(key)
+        self._values[key] = found
         return found[0]
 
     def keep(self, key: int, value: _V, weight: int) -> None:
+        self._values.pop(key, None)
         self._values[key] = value, weight
-        while len(self._values) > 1 and sum([held for _, held in list(self._values.values())]) > self._limit:
-            with contextlib.suppress(KeyError):
-                self._values.popitem(last=False)
+        while len(values := self._values.copy()) > 1 and sum([w for _, w in values.values()]) > self._limit:
+            self._values.pop(next(iter(values)), None)
 
     def forget(self, condition: Callable[[_V], bool]) -> None:
-        for key, (value, _) in list(self._values.items()):
+        for key, (value, _) in self._values.copy().items():
             if condition(value):
                 self._values.pop(key, None)
 
