@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from multiprocessing.context import BaseContext
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
-from .batching import Definition, Made, Skips
-from .dataset import BatchDataset, SkipLog, as_tensors, made_locally
+from .batching import Definition, Made
+from .computing import Crew, Source, context_of, kind_of_workers
+from .dataset import BatchDataset, SkipLog, as_tensors
 from .device import placed
 from .errors import RecipeError, StateError, TopologyError, WorkerError
-from .foreign import ForeignStage
 from .order import check_count
-from .plan import Topology
-from .pool import PoisonError, Pool
+from .pool import PoisonError
 from .ranks import Standing, assert_in_step
-from .slots import LocalSlots
-from .threads import Threads
 
 _log = logging.getLogger("augstream.loader")
 
@@ -54,50 +50,6 @@ class LoaderStats:
         self.decode_s += made.times.decode * 1e-9
         self.augment_s += made.times.augment * 1e-9
         self.collate_s += made.times.collate * 1e-9
-
-
-class Source(Protocol):
-    """Where a loader's batches are computed: here, or in workers."""
-
-    num_respawns: int
-
-    def begin(self, epoch: int, start_unit: int, skips: Skips) -> None:
-        """Prepare to give the steps of `epoch` from `start_unit` on, then those of the epochs after it."""
-
-    def take(self, epoch: int, step: int) -> Made:
-        """The batch of the next step; raises what computing it raised."""
-
-    def pids(self) -> list[int]:
-        """The process numbers of what runs."""
-
-    def close(self) -> None:
-        """Stop whatever runs."""
-
-
-class Here:
-    """Computes batches in the process that asks for them, when it asks."""
-
-    def __init__(self, stream: Definition, topology: Topology) -> None:
-        self._stream, self._topology = stream, topology
-        self._maker, self._slots = stream.maker(), LocalSlots()
-        self._whole = stream.plan(topology)
-        self.num_respawns = 0
-
-    def begin(self, epoch: int, start_unit: int, skips: Skips) -> None:
-        """Note where we are."""
-        self._epoch, self._plan, self._skips = epoch, self._stream.plan(self._topology, start_unit), skips
-
-    def take(self, epoch: int, step: int) -> Made:
-        """Compute the step."""
-        plan = self._plan if epoch == self._epoch else self._whole
-        return made_locally(self._maker, self._slots, epoch, plan.units_of_step(step), self._skips)
-
-    def pids(self) -> list[int]:
-        """None: nothing runs."""
-        return []
-
-    def close(self) -> None:
-        """Nothing to do."""
 
 
 class StreamLoader:
@@ -152,8 +104,14 @@ class StreamLoader:
         self.timeout_s = timeout_s
         self.stats = LoaderStats()
         self._topology = dataset.topology(num_workers)
-        self._context = _context(multiprocessing_context) if num_workers else None
-        self._workers = _kind_of_workers(workers, dataset.stream)
+        self._crew = Crew(
+            workers=kind_of_workers(workers, dataset.stream),
+            context=context_of(multiprocessing_context) if num_workers else None,
+            prefetch_factor=self.prefetch_factor,
+            timeout_s=timeout_s,
+            max_respawns=self.max_respawns,
+            run_on=persistent_workers,
+        )
         self._log = SkipLog()
         self._stream: Definition = dataset.stream
         self._arrive: Callable[[Any], Any] = as_tensors
@@ -304,7 +262,7 @@ class StreamLoader:
     def _take(self) -> Made:
         while True:
             if self._source is None:
-                self._source, self._begun = self._make_source(), False
+                self._source, self._begun = self._crew.source(self._stream, self._topology), False
             if not self._begun:  # a new life, whose steps count from here
                 epoch, units = self._place()
                 self._go(epoch, units)
@@ -336,27 +294,6 @@ class StreamLoader:
         )
         self._skips = (*self._skips, (shard, key))
 
-    def _make_source(self) -> Source:
-        if self._context is None:
-            return Here(self._stream, self._topology)
-        if self._workers == "thread":
-            return Threads(
-                self._stream,
-                self._topology,
-                prefetch_factor=self.prefetch_factor,
-                timeout_s=self.timeout_s,
-                run_on=self.persistent_workers,
-            )
-        return Pool(
-            self._stream,
-            self._topology,
-            context=self._context,
-            prefetch_factor=self.prefetch_factor,
-            timeout_s=self.timeout_s,
-            max_respawns=self.max_respawns,
-            run_on=self.persistent_workers,
-        )
-
     # The end
 
     def close(self) -> None:
@@ -372,29 +309,3 @@ class StreamLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _kind_of_workers(given: str, stream: Definition) -> str:
-    """`given`, if it is a kind of workers that can compute `stream`."""
-    if given not in {"process", "thread"}:
-        msg = f"workers must be 'process' or 'thread', got {given!r}"
-        raise RecipeError(msg)
-    parts = getattr(stream, "sources", {"": stream}).values()
-    if given == "thread" and any(isinstance(part.stage, ForeignStage) for part in parts):
-        msg = (
-            "workers='thread' needs a transform of ours: other libraries' draw from generators that all threads "
-            "of a process share, so that results would depend on chance; pass workers='process'"
-        )
-        raise RecipeError(msg)
-    return given
-
-
-def _context(given: str | BaseContext | None) -> BaseContext:
-    """The multiprocessing context that `given` names."""
-    if isinstance(given, BaseContext):
-        return given
-    methods = multiprocessing.get_all_start_methods()
-    if given is not None and given not in methods:
-        msg = f"multiprocessing_context must be one of {methods}, a context or None, got {given!r}"
-        raise RecipeError(msg)
-    return multiprocessing.get_context(given)

@@ -29,8 +29,8 @@ FLOORS: dict[str, int] = {
     # 3 pixels, and whatever seeds them: and every file of transforms/
     "ambient": 3, "augment": 3, "collate": 3, "epochs": 3, "foreign": 3,
     # 4 engine: torch, processes
-    "batching": 4, "channel": 4, "device": 4, "dataset": 4, "loader": 4, "mixture": 4, "pool": 4, "ranks": 4,
-    "slots": 4, "stream": 4, "threads": 4, "workers": 4,
+    "batching": 4, "channel": 4, "computing": 4, "device": 4, "dataset": 4, "loader": 4, "mixture": 4,
+    "pool": 4, "ranks": 4, "slots": 4, "stream": 4, "threads": 4, "workers": 4,
     # 5 doors
     "__init__": 5, "__main__": 5, "cli": 5, "testing": 5,
 }  # fmt: skip
