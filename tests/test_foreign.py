@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from clients import client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -296,18 +297,38 @@ def test_a_torch_module_draws_at_the_address_and_moves_nothing() -> None:
 
 
 def test_older_torchvision_transforms_get_pictures() -> None:
-    v1 = pytest.importorskip("torchvision.transforms")
+    v1 = client("torchvision.transforms")
     stage = adapt(v1.RandomHorizontalFlip(p=0.5))
     found = [stage({"image": PLACES}, key(i))["image"] for i in range(20)]
     assert {image.tobytes() for image in found} == {PLACES.tobytes(), PLACES[:, ::-1].tobytes()}
 
 
-def test_torchvision_moves_masks_with_the_image() -> None:
-    v2 = pytest.importorskip("torchvision.transforms.v2")
-    stage = adapt(v2.RandomHorizontalFlip(p=0.5))
-    for i in range(8):
-        found = stage({"image": PLACES, "mask": PLACES[..., 0]}, key(i))
-        assert torch.equal(found["image"][0], found["mask"][0])
+def test_torchvision_moves_masks_and_boxes_with_the_image() -> None:
+    v2 = client("torchvision.transforms.v2")
+    boxes = client("torchvision.tv_tensors").BoundingBoxes
+    stage = adapt(
+        v2.Compose([v2.RandomHorizontalFlip(p=0.5), v2.RandomCrop(40), v2.GaussianNoise(clip=True)])
+    )
+    inside = np.zeros((64, 64), np.uint8)
+    inside[28:36, 30:38] = 255
+    sample = {
+        "image": np.repeat(inside[..., None], 3, axis=2), "mask": inside,
+        "bboxes": boxes([[30, 28, 38, 36]], format="XYXY", canvas_size=(64, 64)),
+    }  # fmt: skip
+    before = ambient()
+    first = [stage(sample, key(i)) for i in range(12)]
+    assert ambient() == before
+    torch.manual_seed(5)
+    for i in reversed(range(12)):
+        again = stage(sample, key(i))
+        assert all(torch.equal(again[name], first[i][name]) for name in sample)
+        x0, y0, x1, y1 = again["bboxes"][0].tolist()
+        drawn = torch.zeros(40, 40, dtype=torch.bool)
+        drawn[y0:y1, x0:x1] = True
+        assert torch.equal(again["mask"][0] > 0, drawn)
+        assert (again["image"].float().mean(0)[drawn] > 128).float().mean() > 0.9
+    assert len({found["image"].numpy().tobytes() for found in first}) == 12
+    assert len({tuple(found["bboxes"][0].tolist()) for found in first}) > 8
 
 
 # Functions and objects

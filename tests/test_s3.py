@@ -37,12 +37,7 @@ def bucket(monkeypatch):
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    options = {
-        "key": "k",
-        "secret": "s",
-        "endpoint_url": f"http://{host}:{port}",
-        "skip_instance_cache": True,
-    }
+    options = {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
     import s3fs
 
     system = s3fs.S3FileSystem(**options)
