@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from multiprocessing.context import BaseContext
 from time import perf_counter
 from types import TracebackType
@@ -175,10 +174,8 @@ class StreamLoader:
         return self._epoch, self._plan.units_delivered_after(self._step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream goes on, as JSON-able data under a kilobyte; equal on all ranks.
-
-        Batches that were made ahead, and not delivered, don't count.
-        """
+        """Where the stream goes on, as JSON-able data under a kilobyte; equal on all ranks (if one of them found a
+        sample that kills workers, after `assert_in_step`). Batches made ahead, and not delivered, don't count."""
         return self.dataset.state_at(*self._place(), self._skips).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -193,12 +190,14 @@ class StreamLoader:
         saying which are not: one that took fewer batches than the others, or resumed from another state.
 
         Every rank (of `group`, if it is given) has to call it, after the same number of its own batches or steps.
-        It costs one all-gather of four numbers; nothing else here communicates.
+        It costs one all-gather of five numbers. What one rank found to kill its workers, all leave out afterwards.
         """
         self._check_ranks()
-        stream = repr((self.dataset.state_at(0, 0, ()).to_json(), self._topology.world_size))
-        number = int.from_bytes(blake2b(stream.encode(), digest_size=7).digest(), "little")
-        assert_in_step(Standing(number, *self._beginning, self._num_delivered), self._topology, group)
+        stream = (self.dataset.state_at(0, 0, ()).to_json(), self._topology.world_size)
+        standing = Standing.of(stream, self._beginning, self._num_delivered, self._skips)
+        skips = assert_in_step(standing, self._topology, self._skips, group)
+        self._begun = self._begun and set(skips) == set(self._skips)
+        self._skips = skips
 
     def _check_ranks(self) -> None:
         """Raise `TopologyError` if this process has become another rank since the loader was made."""

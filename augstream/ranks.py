@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 from .errors import TopologyError
 from .plan import Topology
 
 _MAX_NAMED = 8
+Skips = tuple[tuple[str, str], ...]  # the (shard, key)s that are left out
 
 
 def find_topology(
@@ -30,7 +32,8 @@ def find_topology(
 
     `rank` and `world_size` are given together; ``world_size=1`` gives this rank everything, whatever runs
     beside it. told: what the process that started this one had found, for where nothing is to be found here.
-    Raises `TopologyError` where they contradict what was found, or where the environment is half set.
+    Raises `TopologyError` where they contradict what was found, where they are left out and what was found
+    contradicts itself, or where the environment is half set.
     """
     if (rank is None) != (world_size is None) and world_size != 1:
         msg = f"rank and world_size go together, got {rank} and {world_size}; pass both, or neither"
@@ -39,6 +42,7 @@ def find_topology(
     if found is None and told is not None:
         found, source = told, "the process that started this one"
     if world_size is None:
+        _refuse_two_answers(found)
         rank, world_size = found or (0, 1)
     elif found is not None and world_size != 1 and found != (rank, world_size):
         msg = (
@@ -54,11 +58,16 @@ def detected() -> tuple[tuple[int, int] | None, str]:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return (distributed.get_rank(), distributed.get_world_size()), "torch.distributed"
+    return _environment(), "the environment (RANK, WORLD_SIZE)"
+
+
+def _environment() -> tuple[int, int] | None:
+    """(rank, world size) as torchrun tells it; `TopologyError` if that is half said."""
     texts = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
     if texts == (None, None):
-        return None, ""
+        return None
     try:
-        return (int(texts[0] or ""), int(texts[1] or "")), "the environment (RANK, WORLD_SIZE)"
+        return int(texts[0] or ""), int(texts[1] or "")
     except ValueError:
         msg = (
             f"the environment has RANK={texts[0]!r} and WORLD_SIZE={texts[1]!r}; both must be set to "
@@ -67,39 +76,69 @@ def detected() -> tuple[tuple[int, int] | None, str]:
         raise TopologyError(msg) from None
 
 
+def _refuse_two_answers(found: tuple[int, int] | None) -> None:
+    """Raise `TopologyError` if torch.distributed found one thing and the launcher said another: a group that
+    each of many processes has made of itself alone, say, so that all would train on the same samples."""
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys() and found not in {None, _environment()}:
+        rank, world_size = found or (0, 1)
+        said = f"RANK={os.environ['RANK']} and WORLD_SIZE={os.environ['WORLD_SIZE']}"
+        msg = (
+            f"torch.distributed says rank {rank} of {world_size}, but the environment has {said}; if the group "
+            f"is right, say so with rank={rank}, world_size={world_size}, else initialise it from the environment"
+        )
+        raise TopologyError(msg)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Standing:
     """Where a rank stands: numbers that are equal on all ranks of a run that is in step.
 
     stream: tells streams apart. began_epoch, began_units: where its loader was made or moved to last.
-    num_batches: what it has delivered since then.
+    num_batches: what it has delivered since then. skips: tells apart what was left out; that may differ.
     """
 
     stream: int
     began_epoch: int
     began_units: int
     num_batches: int
+    skips: int = field(default=0, compare=False)
+
+    @classmethod
+    def of(cls, stream: object, began: tuple[int, int], num_batches: int, skips: Skips) -> Standing:
+        """The standing of a rank that leaves `skips` out of `stream`, which is told apart by its `repr`."""
+        return cls(_number(stream), *began, num_batches, _number(sorted(skips)))
 
 
-def assert_in_step(standing: Standing, topology: Topology, group: Any = None) -> None:
-    """Return if all ranks stand where this one does; else raise `TopologyError`, on all of them alike, that
-    says which do not.
+def _number(value: object) -> int:
+    return int.from_bytes(blake2b(repr(value).encode(), digest_size=7).digest(), "little")
 
-    One all-gather of four numbers, which every rank of `group` (all, if None) must take part in. Where the
-    ranks are divided about it, more of them are right than of the others; else those who are further.
+
+def assert_in_step(standing: Standing, topology: Topology, skips: Skips, group: Any = None) -> Skips:
+    """The samples that any of the ranks leaves out, in one order, if all ranks stand where this one does;
+    else raise `TopologyError`, on all of them alike, that says which do not.
+
+    One all-gather of five numbers, which every rank of `group` (all, if None) must take part in, and another
+    of `skips` where they differ. Where the ranks are divided about where they stand, more of them are right
+    than of the others; else those who are further.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         if topology.world_size == 1:
-            return
+            return tuple(sorted(skips))
         msg = (
             f"{topology.world_size} ranks can be compared once they can talk: call "
             "torch.distributed.init_process_group first"
         )
         raise TopologyError(msg)
-    problem = out_of_step(_gathered(standing, distributed, group))
+    standings = _gathered(standing, distributed, group)
+    problem = out_of_step(standings)
     if problem is not None:
         raise TopologyError(problem)
+    if len({other.skips for other in standings}) == 1:
+        return tuple(sorted(skips))
+    theirs: list[Any] = [None] * len(standings)
+    distributed.all_gather_object(theirs, list(skips), group=group)
+    return tuple(sorted({(shard, key) for pairs in theirs for shard, key in pairs}))
 
 
 def _gathered(standing: Standing, distributed: Any, group: Any) -> list[Standing]:

@@ -111,9 +111,19 @@ def group(tmp_path):
 def test_torch_distributed_says_so_before_the_launcher(monkeypatch):
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert find_topology() == Topology(0, 1)
+    assert find_topology(0, 1) == Topology(0, 1)
+    with pytest.raises(
+        TopologyError,
+        match=r"says rank 0 of 1, but the environment has RANK=2 and WORLD_SIZE=4; if the group is",
+    ):
+        find_topology()
     with pytest.raises(TopologyError, match=r"were given, but torch.distributed says rank 0 of 1"):
         find_topology(2, 4)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert find_topology() == Topology(0, 1)
+    monkeypatch.delenv("RANK")  # as other launchers leave it
+    assert find_topology() == Topology(0, 1)
 
 
 def plain(paths, **arguments):

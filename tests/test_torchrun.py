@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torchrun
 from engine import dataset_of, epochs_of
+from torchrun_job import POISON
 
+import augstream as A
 from augstream.testing import make_shards
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
@@ -51,7 +53,9 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     found = Runs(tmp_path_factory.mktemp("torchrun"))
-    found.run(2, "late", "global", "killed", "in_step", "spawned", found.life(6, kill=True), status=1)
+    found.run(
+        2, "late", "global", "killed", "in_step", "poisoned", "spawned", found.life(6, kill=True), status=1
+    )
     found.states = [json.loads(found.state.read_text())]
     found.run(1, "global", found.life(6))
     found.states.append(json.loads(found.state.read_text()))
@@ -121,6 +125,24 @@ def test_a_rank_out_of_step_is_named_on_all_ranks(runs, world_size):
     older = f"{who}began at unit {3 * world_size} of epoch 0 where the others began at unit {6 * world_size}"
     assert said["an older state"].startswith(older)
     assert "streams something else" in said["another seed"]
+
+
+def test_what_one_rank_found_to_kill_its_workers_all_ranks_leave_out(runs):
+    """It is in the states that are saved after a check, and costs no worker again."""
+    left = runs.left("poisoned", 2)
+    merged = itertools.chain.from_iterable(zip(*[rank["keys"] for rank in left], strict=True))
+    whole = A.StreamLoader(dataset_of(runs.shards, batch_size=2))
+    expected = [batch["__key__"] for _ in range(3) for batch in whole]
+    assert list(merged) == [[key for key in keys if key != POISON] for keys in expected]
+    (shard,) = {
+        batch["__shard__"][batch["__key__"].index(POISON)] for batch in whole if POISON in batch["__key__"]
+    }
+    assert left[0]["states"] == left[1]["states"]
+    assert [state["skipped"] for state in left[0]["states"]] == [[[shard, POISON]]] * 3
+    assert sorted(rank["respawns"] for rank in left) == [
+        [0] * 3,
+        [left[0]["respawns"][0] or left[1]["respawns"][0]] * 3,
+    ]
 
 
 def test_spawned_workers_of_a_stock_loader_know_their_rank(runs):

@@ -23,6 +23,7 @@ import augstream as A
 from augstream.digest import digest
 
 GLOBAL_BATCH = 12
+POISON = "000020"
 
 
 class Rank:
@@ -32,8 +33,8 @@ class Rank:
         self.shards, self.folder = job["shards"], Path(job["folder"])
         self.number, self.world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
-    def dataset(self, **arguments: Any) -> A.StreamDataset:
-        return dataset_of(self.shards, **{"batch_size": 2, **arguments})
+    def dataset(self, transform: Any = None, **arguments: Any) -> A.StreamDataset:
+        return dataset_of(self.shards, transform, **{"batch_size": 2, **arguments})
 
     def leave(self, name: str, value: Any) -> None:
         """Write a value, whole or not at all."""
@@ -116,6 +117,26 @@ def in_step(rank: Rank) -> None:
     rank.leave("in_step", said)
 
 
+def die_at_poison(sample: dict[str, Any]) -> dict[str, Any]:
+    """A stage that a sample kills each time."""
+    if sample["__key__"] == POISON:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sample
+
+
+def poisoned(rank: Rank) -> None:
+    """One rank meets a sample that kills its workers; after a check, all ranks know of it."""
+    dataset = rank.dataset(die_at_poison, fields={"label": "cls"}, on_error="skip")
+    with A.StreamLoader(dataset, num_workers=1, persistent_workers=False) as loader:
+        keys, states, respawns = [], [], []
+        for _ in range(3):
+            keys += [batch["__key__"] for batch in loader]
+            loader.assert_in_step()
+            states.append(loader.state_dict())
+            respawns.append(loader.stats.respawns)
+        rank.leave("poisoned", {"keys": keys, "states": states, "respawns": respawns})
+
+
 def spawned(rank: Rank) -> None:
     """Workers of a stock loader that find neither torch.distributed nor the launcher's environment."""
     hidden = {name: os.environ.pop(name) for name in ("RANK", "WORLD_SIZE")}
@@ -150,7 +171,7 @@ def life(rank: Rank, *, state: str, num_steps: int, kill: bool = False) -> None:
 
 TASKS = {
     "late": late, "global": global_batches, "killed": worker_killed, "in_step": in_step, "spawned": spawned,
-    "life": life,
+    "life": life, "poisoned": poisoned,
 }  # fmt: skip
 
 
