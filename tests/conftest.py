@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from pathlib import Path
 
+import phases
 import pytest
 from hypothesis import settings
 
@@ -13,6 +16,32 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Machines are shared and slow at times; a test that hangs is told by pytest's own timeout.
 settings.register_profile("augstream", deadline=None)
 settings.load_profile("augstream")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--phase", choices=phases.PHASES, help="run only the tests of one phase: see tests/phases.py"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    phase = config.getoption("phase")
+    return None if phase is None or phases.may_hold(phase, collection_path) else True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    phase = config.getoption("phase")
+    if phase is not None:
+        found = [phases.phase_of(item.path, {mark.name for mark in item.iter_markers()}) for item in items]
+        others = [item for item, its in zip(items, found, strict=True) if its != phase]
+        items[:] = [item for item, its in zip(items, found, strict=True) if its == phase]
+        config.hook.pytest_deselected(items=others)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays to the end: the garbage collector need not look at it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
