@@ -10,7 +10,7 @@ from typing import Any
 
 _ROOMS = {
     "errors": (
-        "AugstreamError", "IndexFileError", "RecipeError", "SampleError", "ShardError", "StateError",
+        "AugstreamError", "IndexFileError", "LeakError", "RecipeError", "SampleError", "ShardError", "StateError",
         "TopologyError", "TransformChangedWarning", "WorkerError",
     ),
     "seeding": ("Address", "derive_seed", "stream_key"),

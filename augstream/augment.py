@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .errors import SampleError
+from .errors import AugstreamError, LeakError, SampleError
 from .foreign import adapt
 from .seeding import Address
 from .transforms.base import BasicTransform
@@ -53,18 +53,19 @@ class NoStage:
         return sample
 
 
-def as_stage(transform: Any, ordinal: int = 0) -> Stage:
+def as_stage(transform: Any, ordinal: int = 0, *, strict: bool = False) -> Stage:
     """The stage that `transform` is: a `Compose`, what `foreign.adapt` takes, or None for no change.
 
+    strict: the stage raises `LeakError` if code in it moves a global generator, but for those that it is lent.
     Raises `RecipeError` for anything else.
     """
     if transform is None:
         return NoStage()
     if isinstance(transform, Compose):
-        return transform.stage(ordinal)
+        return transform.stage(ordinal, strict=strict)
     if isinstance(transform, (BaseCompose, BasicTransform)):
-        return Compose([transform]).stage(ordinal)
-    return adapt(transform, ordinal)
+        return Compose([transform]).stage(ordinal, strict=strict)
+    return adapt(transform, ordinal, strict=strict)
 
 
 def fingerprint(transform: Any) -> str | None:
@@ -91,15 +92,22 @@ def run_stage(stage: Stage, sample: Sample, key: bytes, out: Array | None = None
     return dict(result) if type(result) is not dict else result
 
 
-def in_context(error: Exception, what: str, address: Address) -> SampleError:
-    """`error` as the `SampleError` of the sample at `address`: where it was, and how to see it alone."""
-    text = str(error) if isinstance(error, SampleError) else f"{type(error).__name__}: {error}"
+def in_context(error: Exception, what: str, address: Address) -> AugstreamError:
+    """`error` as the `SampleError` of the sample at `address`: where it was, and how to see it alone.
+
+    A `LeakError` stays one.
+    """
+    text = str(error) if isinstance(error, (SampleError, LeakError)) else f"{type(error).__name__}: {error}"
     where = f"sample {address.sample!r} of shard {address.shard!r}"
     when = "" if address.epoch is None else f" in epoch {address.epoch}"
     msg = f"could not {what} {where}{when}: {text}\n  to compute it alone: augstream replay '{address}'"
-    found = SampleError(
-        msg, shard=address.shard, key=address.sample, epoch=address.epoch, address=str(address)
-    )
+    found: AugstreamError
+    if isinstance(error, LeakError):
+        found = LeakError(msg)
+    else:
+        found = SampleError(
+            msg, shard=address.shard, key=address.sample, epoch=address.epoch, address=str(address)
+        )
     found.__cause__ = error
     return found
 

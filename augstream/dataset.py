@@ -218,6 +218,8 @@ class StreamDataset(BatchDataset):
     decode: how much of an image a `Compose` decodes. "region": what its first crop needs, which gives the same
         pixels as "full"; "scaled": that, and at 1/2, 1/4 or 1/8 where a resize follows and leaves fewer pixels,
         which gives others.
+    strict: raise `LeakError` at the first sample for which a transform draws from a global generator of random,
+        numpy, torch or OpenCV, whatever `on_error` says; other libraries' code may draw from those that it is lent.
 
     Each item is a batch: a dict of tensors and lists, with ``__key__`` and ``__shard__``. A pass over the
     dataset is an epoch, in the main process and in ``DataLoader(dataset, batch_size=None, num_workers=n)``,
@@ -252,6 +254,7 @@ class StreamDataset(BatchDataset):
         with_address: bool = False,
         max_pixels: int = MAX_PIXELS,
         decode: DecodeMode = "region",
+        strict: bool = False,
         verify_checksums: bool = False,
         cache_dir: str | None = None,
         cache_bytes: int | None = None,
@@ -269,7 +272,7 @@ class StreamDataset(BatchDataset):
             index=build_index(shards, cache_dir=cache_dir, remote=remote),
             recipe=recipe,
             fields=Fields(fields, max_pixels=max_pixels, mode=decode),
-            stage=as_stage(transform),
+            stage=as_stage(transform, strict=strict),
             scope=scope,
             on_error=on_error,
             collate_fn=collate_fn,

@@ -6,6 +6,7 @@
     ├── IndexFileError: an index or manifest that is broken or does not fit its shards
     ├── ShardError: a shard that is missing, broken, or was changed after indexing
     ├── SampleError: one sample could not be decoded, augmented or collated
+    ├── LeakError: a transform draws from a global generator, where `strict` forbids it
     ├── StateError: a saved state that cannot be continued from
     └── WorkerError: a worker process that was lost for good
 
@@ -62,6 +63,10 @@ class SampleError(AugstreamError):
         self.key = key
         self.epoch = epoch
         self.address = address
+
+
+class LeakError(AugstreamError):
+    """A transform drew from a global generator, where that is forbidden by ``strict=True``; never skipped."""
 
 
 class StateError(AugstreamError):

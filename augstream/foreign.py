@@ -26,6 +26,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -35,6 +36,7 @@ import numpy.typing as npt
 from .ambient import GlobalGenerators
 from .errors import RecipeError, SampleError
 from .seeding import Draws, generator, subkey
+from .transforms.leaks import Culprit, Watch, culprit_below, guarded
 
 Array = npt.NDArray[Any]
 Sample = dict[str, Any]
@@ -45,7 +47,7 @@ _SEED_METHODS = ("seed_", "set_random_seed", "set_seed", "seed")
 _OPENCV_DRAWERS = frozenset({"AdditiveNoise", "GaussNoise"})
 
 
-def adapt(transform: Any, ordinal: int = 0) -> ForeignStage:
+def adapt(transform: Any, ordinal: int = 0, *, strict: bool = False) -> ForeignStage:
     """`transform` as the stage number `ordinal` of a stream: ``stage(sample, key, out)`` is the augmented sample.
 
     A function gets the sample, a dict, if its first parameter is named ``sample``, ``data``, ``example``,
@@ -62,20 +64,24 @@ def adapt(transform: Any, ordinal: int = 0) -> ForeignStage:
         )
         raise RecipeError(msg)
     if "invocation_seed" in _parameters(transform):
-        return InvocationStage(transform, ordinal)
+        return InvocationStage(transform, ordinal, strict)
     if {"random_generator", "py_random"} <= _parameters(getattr(transform, "set_random_state", None)).keys():
-        return AlbumentationsStage(transform, ordinal)
+        return AlbumentationsStage(transform, ordinal, strict)
     if _is_torch(transform):
-        return TorchStage(transform, ordinal)
-    return FunctionStage(transform, ordinal)
+        return TorchStage(transform, ordinal, strict)
+    return FunctionStage(transform, ordinal, strict)
 
 
 class ForeignStage:
-    """Foreign code as a pure function of (sample, key), as far as it can be made one."""
+    """Foreign code as a pure function of (sample, key), as far as it can be made one.
 
-    def __init__(self, transform: Any, ordinal: int = 0) -> None:
+    strict: raise `LeakError` for what is drawn from a global generator that the code was not lent: OpenCV's always.
+    """
+
+    def __init__(self, transform: Any, ordinal: int = 0, strict: bool = False) -> None:
         self.transform = transform
         self.ordinal = ordinal
+        self._watch = Watch() if strict else None
         self._lent: GlobalGenerators | None = GlobalGenerators()
         self._prepare()
 
@@ -90,11 +96,13 @@ class ForeignStage:
         """The augmented sample, a new dict; its image in `out`, if that has the image's shape and dtype."""
         key = subkey(key, "stage", self.ordinal)
         given = {name: _decoded(value) for name, value in sample.items()}
-        if self._lent is None:
-            given.update(self._run(given, key))
+        if self._watch is None:
+            given.update(self._lent_run(given, key))
         else:
-            with self._lent.at(key):
-                given.update(self._run(given, key))
+            run = partial(self._lent_run, given, key)
+            given.update(
+                guarded(self._watch, run, partial(self._culprit, run), lambda: _name(self.transform))
+            )
         image = given.get("image")
         if (
             out is not None
@@ -106,10 +114,19 @@ class ForeignStage:
             given["image"] = out
         return given
 
-    def __getstate__(self) -> tuple[Any, int]:
-        return self.transform, self.ordinal
+    def _lent_run(self, sample: Sample, key: bytes) -> Mapping[str, Any]:
+        if self._lent is None:
+            return self._run(sample, key)
+        with self._lent.at(key):
+            return self._run(sample, key)
 
-    def __setstate__(self, state: tuple[Any, int]) -> None:
+    def _culprit(self, run: Callable[[], Any]) -> Culprit | None:
+        return culprit_below(getattr(self, "_pipeline", self.transform), _name(self.transform), run)
+
+    def __getstate__(self) -> tuple[Any, int, bool]:
+        return self.transform, self.ordinal, self._watch is not None
+
+    def __setstate__(self, state: tuple[Any, int, bool]) -> None:
         self.__init__(*state)  # type: ignore[misc]  # made anew, since generators of an address are not to be pickled
 
 

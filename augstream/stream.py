@@ -17,7 +17,7 @@ from .augment import PhasedStage, Sample, Stage, in_context, run_stage
 from .batching import Batcher, Begun, CollateFn, OnError
 from .collate import Rows
 from .decode import Fields
-from .errors import AugstreamError, RecipeError, SampleError
+from .errors import AugstreamError, RecipeError
 from .images.encoded import EncodedImage
 from .mixing import MixtureOrder, MixtureRecipe
 from .order import EpochOrder, Recipe, SampleRef
@@ -209,7 +209,7 @@ class Maker(Batcher[SampleRef]):
         self.times.decode += spent
         self.times.augment += perf_counter_ns() - started_ns - spent
 
-    def _in_context(self, error: Exception, what: str, begun: _Begun) -> SampleError:
+    def _in_context(self, error: Exception, what: str, begun: _Begun) -> AugstreamError:
         if any(image.failed for image in begun.late):
             what = "decode"
         return in_context(error, what, self.stream.address(begun.epoch, begun.ref, begun.key))

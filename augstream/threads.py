@@ -19,6 +19,7 @@ from .batching import Batcher, Definition, Made, Skips
 from .errors import WorkerError
 from .plan import Topology
 from .slots import LocalSlots
+from .transforms.leaks import private_opencv
 from .workers import Assignment
 
 _TICK_S = 0.5
@@ -87,6 +88,7 @@ class _Worker(threading.Thread):
 
     def run(self) -> None:
         """Make steps until told to end."""
+        private_opencv.set(True)
         maker, slots = self._stream.maker(), LocalSlots()
         current: Assignment | None = None
         steps: Iterator[tuple[int, int, range]] = iter(())

@@ -25,6 +25,7 @@ from .channel import Channel, ChannelClosed, is_orphan
 from .errors import WorkerError
 from .plan import Topology
 from .slots import Sealed, WorkerSlots, anonymous_file, mapped
+from .transforms.leaks import private_opencv
 
 _POLL_S = 1.0
 
@@ -209,6 +210,7 @@ def work(stream: Definition, topology: Topology, number: int, channel: Channel) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's affair, and its end is ours
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     calm_threads()
+    private_opencv.set(True)
     try:
         Worker(stream, topology, number, channel).run()
     except ChannelClosed:

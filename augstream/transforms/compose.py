@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,11 +17,13 @@ from .bboxes import BboxParams, BboxProcessor
 from .call import ANNOTATION_KINDS, KINDS, Call, check_raster
 from .canvas import Image
 from .keypoints import KeypointParams, KeypointProcessor
+from .leaks import Watch
 from .node import BaseCompose, Node, with_mask_interpolation
 from .records import applied_records
 from .sequence import Sequence as CallSequence
 from .sequence import WorkerSeed
 from .targets import Processor
+from .watched import execute_guarded
 
 
 class Compose(BaseCompose):
@@ -35,7 +38,8 @@ class Compose(BaseCompose):
     The arguments are albumentations' (2.0.8), and besides: `name` sets this Compose's draws apart from those of
     another one with the same seed; `worker_seed` says how a DataLoader's worker gets a sequence of its own ("torch":
     (seed + torch.initial_seed()) % 2**32; "stable": by hash from seed, rank, worker and epoch); `fused=False` executes
-    every transform by itself, with the same result.
+    every transform by itself, with the same result. `strict=True` raises `ValueError` for data that no transform knows,
+    and `LeakError` if a transform draws from a global generator of random, numpy, torch or OpenCV (see `leaks.Watch`).
 
     Not promised: that draws equal those of albumentations, or that a sequence is the same for another number of
     DataLoader workers (use `at`, or a stream, for that).
@@ -80,6 +84,7 @@ class Compose(BaseCompose):
         self._processors = self._make_processors()
         self._sequence = CallSequence(seed, name=name, worker_seed=worker_seed)
         self._idle_draws: list[Draws] = []
+        self._watch = Watch() if strict else None
         self.applied_transforms: list[dict[str, Any]] = []
 
     def _make_processors(self) -> dict[str, Processor]:
@@ -141,14 +146,26 @@ class Compose(BaseCompose):
         """
         return Addressed(self, subkey(self._sequence.root, "at", *address))
 
-    def stage(self, ordinal: int = 0) -> ComposeStage:
-        """The pipeline as the stage number `ordinal` of a stream; a name, and a seed, set its draws apart further."""
-        return ComposeStage(self, ordinal)
+    def stage(self, ordinal: int = 0, *, strict: bool = False) -> ComposeStage:
+        """The pipeline as the stage number `ordinal` of a stream; a name, and a seed, set its draws apart further.
+
+        strict: raise `LeakError` if a transform draws from a global generator, as if the Compose were strict.
+        """
+        return ComposeStage(self, ordinal, strict=strict)
+
+    def _watched(self) -> Compose:
+        """This pipeline, with the same sequence, but raising `LeakError`."""
+        watched = copy.copy(self)
+        watched._watch = self._watch or Watch()
+        return watched
 
     def _call(self, key: CallKey, data: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
         if self.strict:
             self._check_names(data)
-        call = self._execute(key, data, force=force)
+        if self._watch is None:
+            call = self._execute(key, data, force=force)
+        else:
+            call = execute_guarded(self, self._watch, key, data, force=force)
         result = self._collect(call, data)
         for name, canvas in call.rasters.items():
             if canvas.layout is not None:
@@ -291,8 +308,8 @@ class ComposeStage:
 
     __slots__ = ("_prefix", "compose")
 
-    def __init__(self, compose: Compose, ordinal: int = 0) -> None:
-        self.compose = compose
+    def __init__(self, compose: Compose, ordinal: int = 0, *, strict: bool = False) -> None:
+        self.compose = compose._watched() if strict else compose
         parts: list[Part] = ["stage", ordinal if compose.name is None else compose.name]
         if compose.seed is not None:
             parts.append(seed_key(compose.seed))
@@ -313,7 +330,10 @@ class ComposeStage:
 
     def begin(self, sample: Mapping[str, Any], key: bytes) -> Call:
         """Decide all about the sample; what takes long, decoding above all, is left to `finish` where that can be."""
-        return self.compose._execute(self.key(key), sample)
+        compose = self.compose
+        if compose._watch is not None:
+            return execute_guarded(compose, compose._watch, self.key(key), sample)
+        return compose._execute(self.key(key), sample)
 
     def finish(self, begun: Call, sample: Mapping[str, Any], out: Image | None = None) -> dict[str, Any]:
         """The augmented sample, of which `begin` gave `begun`."""

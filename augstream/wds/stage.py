@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 from ..augment import as_stage, in_context, run_stage
 from ..decode import MAX_PIXELS
 from ..epochs import EpochBoard
-from ..errors import RecipeError, SampleError
+from ..errors import LeakError, RecipeError, SampleError
 from ..foreign import TorchStage
 from ..ranks import find_topology
 from ..seeding import Address, check_seed, sample_key, subkey
@@ -46,6 +46,7 @@ def augment(
     name: str | None = None,
     handler: Handler = webdataset.reraise_exception,
     max_pixels: int = MAX_PIXELS,
+    strict: bool = False,
 ) -> Augment:
     """A stage for ``dataset.compose(...)`` or a ``wds.DataPipeline`` that augments samples, one by one.
 
@@ -58,6 +59,7 @@ def augment(
     name: sets this stage's draws apart from those of another with the same seed in the same pipeline.
     handler: what to do about a sample that fails, as for webdataset's own stages.
     max_pixels: larger images are refused, where the stage decodes.
+    strict: raise `LeakError`, past the handler, if the transform draws from a global generator; see `StreamDataset`.
 
     Works before decoding (members are bytes: the stage decodes its own, and ``decode(..., partial=True)`` does the
     rest) and after it: what goes in as an array, a tensor or a PIL image comes out as one, unless the transform makes
@@ -68,7 +70,7 @@ def augment(
     Not promised: anything about the order, which is the pipeline's; `check` says what of it is left to chance. Nor
     sense, where one stage object is in two pipelines, or in two loaders that run at the same time.
     """
-    return Augment(transform, seed, fields, scope, name, handler, max_pixels)
+    return Augment(transform, seed, fields, scope, name, handler, max_pixels, strict=strict)
 
 
 class Augment:
@@ -83,6 +85,8 @@ class Augment:
         name: str | None,
         handler: Handler,
         max_pixels: int,
+        *,
+        strict: bool = False,
     ) -> None:
         if isinstance(scope, str) or not set(scope) <= set(FULL_SCOPE):
             msg = f"scope holds some of {FULL_SCOPE}, got {scope!r}; leave out 'worker' to be independent of workers"
@@ -92,7 +96,7 @@ class Augment:
         self.scope = tuple(scope)
         self.name = name
         self._handler = handler
-        self._stage = as_stage(transform)
+        self._stage = as_stage(transform, strict=strict)
         self._ports = Ports(
             fields,
             max_pixels=max_pixels,
@@ -153,6 +157,8 @@ class Augment:
                     if current is None:
                         current = self._pass = self._begin()
                     result = self._visit(sample, current)
+            except LeakError:
+                raise
             except Exception as error:  # noqa: BLE001  # the handler judges it, as in webdataset's own stages
                 if self._handler(error):
                     continue

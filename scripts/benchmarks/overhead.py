@@ -11,12 +11,14 @@ from harness import race, table, timed
 
 import augstream as A
 from augstream.seeding import Draws, sample_key, stream_key
+from augstream.transforms.leaks import Watch
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
 def run(arguments: Namespace) -> list[dict[str, Any]]:
     empty, noops = A.Compose([], seed=1), A.Compose([A.NoOp(p=1)] * 5, seed=1)
+    strict, watch = A.Compose([A.NoOp(p=1)] * 5, seed=1, strict=True), Watch()
     their_empty = albumentations.Compose([], seed=1)
     their_noops = albumentations.Compose([albumentations.NoOp(p=1)] * 5, seed=1)
     stage, stream, draws = noops.stage(), stream_key(1, shard="a.tar", worker=0, epoch=0), Draws()
@@ -34,6 +36,8 @@ def run(arguments: Namespace) -> list[dict[str, Any]]:
         "five NoOps at an address": (lambda: noops.at(3, 14)(image=IMAGE), None),
         "five NoOps as a stage": (lambda: stage({"image": IMAGE}, b"0" * 16), None),
         "address and keys of a sample": (address, 10.0),
+        "five NoOps, strict": (lambda: strict(image=IMAGE), None),
+        "what strict adds to a sample": (lambda: watch.moved(watch.look()), 20.0),
     }
     contenders = {name: timed(call, seconds=0.02) for name, (call, _) in calls.items()}
     result = race(contenders, reference="empty Compose, 2.0.8", rounds=arguments.rounds * 5, progress=False)

@@ -1,0 +1,94 @@
+"""Pipelines that are broken on purpose, one way each: what `strict` and `verify` must find.
+
+A module of its own, so that spawned workers can import it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from cv2 import randn
+
+import augstream as A
+
+
+def python_draw(image: Any, **_: Any) -> Any:
+    return image + np.uint8(random.randint(0, 9))
+
+
+def numpy_draw(image: Any, **_: Any) -> Any:
+    return image + np.uint8(np.random.rand() * 9)  # noqa: NPY002  # meant
+
+
+def torch_draw(image: Any, **_: Any) -> Any:
+    return image + np.uint8(torch.randint(9, ()))
+
+
+def opencv_draw(image: Any, **_: Any) -> Any:
+    noise = np.zeros(image.shape, np.int16)
+    cv2.randn(noise, 0, 5)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def hidden_opencv_draw(image: Any, **_: Any) -> Any:
+    noise = np.zeros(image.shape, np.int16)
+    randn(noise, 0, 5)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def clock(image: Any, **_: Any) -> Any:
+    return image + np.uint8(time.time_ns() // 1000 % 251)
+
+
+def process(image: Any, **_: Any) -> Any:
+    return image + np.uint8(os.getpid() % 251)
+
+
+def set_order(image: Any, **_: Any) -> Any:
+    first = next(iter({f"colour {number}" for number in range(64)}))
+    return image + np.uint8(int(first.split()[1]))
+
+
+def unfilled(image: Any, **_: Any) -> Any:
+    canvas = np.empty(image.shape, np.uint8)
+    canvas[2:] = image[2:]
+    return canvas
+
+
+def entropy(image: Any, **_: Any) -> Any:
+    return image + np.uint8(np.random.default_rng().integers(9))
+
+
+class Counting(A.ImageOnlyTransform):
+    """Knows how many samples it has seen."""
+
+    def __init__(self, p: float = 1.0) -> None:
+        super().__init__(p)
+        self.count = 0
+
+    def draw(self, rng: Any, view: Any) -> dict[str, Any]:
+        self.count += 1
+        return {"add": self.count % 251}
+
+    def apply(self, img: Any, add: int = 0, **_: Any) -> Any:
+        return img + np.uint8(add)
+
+
+def pipeline(function: Any = None) -> A.Compose:
+    """A sound pipeline, with what `function` does to its image in the middle, in a group."""
+    broken = [] if function is None else [A.Sequential([function], p=1)]
+    return A.Compose([A.Resize(24, 32), *broken, A.HorizontalFlip(p=0.5), A.Normalize(), A.ToTensorV2()])
+
+
+def of(function: Any) -> A.Compose:
+    return pipeline(A.Lambda(image=function))
+
+
+def sound() -> A.Compose:
+    return A.Compose([A.RandomResizedCrop((24, 32)), A.GaussNoise(p=0.5), A.Normalize(), A.ToTensorV2()])
