@@ -84,6 +84,9 @@ class BatchDataset(IterableDataset[Any]):
         """The number of batches of a whole epoch on this rank."""
         return self.stream.plan(self.topology()).num_steps
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} batches of {self.recipe.batch_size}, {self.recipe!r})"
+
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         if worker is not None:

@@ -134,6 +134,10 @@ class StreamLoader:
         """The number of batches of a whole epoch on this rank."""
         return len(self.dataset)
 
+    def __repr__(self) -> str:
+        place = f"epoch {self._epoch}, {self._step} of {self._plan.num_steps} steps delivered"
+        return f"<StreamLoader of {self.dataset!r}: {place}, {self.num_workers} workers>"
+
     @property
     def worker_pids(self) -> list[int]:
         """The process numbers of the workers that run now."""

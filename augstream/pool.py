@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import logging
 import select
-import signal
 from collections import deque
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -23,6 +21,7 @@ from .batching import Batcher, Definition, Made, Skips
 from .channel import Channel, ChannelClosed
 from .errors import WorkerError
 from .plan import Plan, Topology
+from .processes import JOIN_S, how_it_ended, kill, start
 from .slots import Sealed, TrainerSlots, mapped
 from .workers import (
     AT_EPOCH,
@@ -37,7 +36,6 @@ from .workers import (
     Grant,
     Hello,
     Page,
-    work,
 )  # fmt: skip
 
 _log = logging.getLogger("augstream.loader")
@@ -46,7 +44,6 @@ _MAX_LENT = 3  # batches of one worker that a consumer may keep before they are 
 _START_LIMIT_S = 60.0  # to start an interpreter and import what the transform needs
 _TICK_S = 0.5
 _GOODBYE_S = 1.0
-_JOIN_S = 5.0
 _LAST_GENERATION = 2**62
 
 
@@ -119,7 +116,7 @@ class Pool:
         self._namer: Batcher[Any] | None = None
         self._processes: dict[int, BaseProcess] = {}
         # multiprocessing's own end would wait for workers that were stopped
-        self._finalize = Finalize(self, _kill_all, (self._processes,), exitpriority=100)
+        self._finalize = Finalize(self, kill, (self._processes,), exitpriority=100)
 
     # What the loader asks
 
@@ -288,27 +285,9 @@ class Pool:
         )
 
     def _start(self, post: _Post) -> None:
-        trainers, workers = Channel.pair()
-        process: BaseProcess = self._context.Process(  # type: ignore[attr-defined]  # every context has it
-            target=work,
-            args=(self._stream, self._topology, post.number, workers),
-            name=f"augstream-worker-{post.number}",
-            daemon=True,
-        )
-        method = self._context.get_start_method()
-        if method != "fork":  # what serves all processes must not inherit the mask below
-            resource_tracker.ensure_running()
-        if method == "forkserver":
-            forkserver.ensure_running()
-        # a worker must not see a Ctrl-C before it has learnt to ignore it
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            workers.close()
+        process, channel = start(self._context, self._stream, self._topology, post.number)
         self._processes[post.number] = process
-        post.current = _Process(process, trainers, TrainerSlots(_MAX_LENT))
+        post.current = _Process(process, channel, TrainerSlots(_MAX_LENT))
 
     def _replace(self, post: _Post, fault: str | None) -> None:
         """Bury the worker of `post`, and put another in its place, unless that has been done too often."""
@@ -319,10 +298,10 @@ class Pool:
         if fault is None:
             gone.process.join(_GOODBYE_S)  # one that ends by itself has a tale to tell by its exit status
         gone.process.kill()
-        gone.process.join(_JOIN_S)
+        gone.process.join(JOIN_S)
         gone.channel.close()
         del self._processes[post.number]
-        fate = fault or _fate(gone.process.exitcode)
+        fate = fault or how_it_ended(gone.process.exitcode)
         at = gone.at()
         where = "" if at is None else self._where(*at)
         post.lost = self._verdict(post, gone, at, fate)
@@ -381,20 +360,3 @@ class Pool:
 
 def _sealed(announcement: Announcement) -> Sealed:
     return Sealed(announcement.slot, announcement.offset, announcement.size_bytes, None)
-
-
-def _fate(exitcode: int | None) -> str:
-    """How a process ended, in words."""
-    if exitcode is None:
-        return "did not end"
-    if exitcode < 0:
-        return f"was killed by {signal.Signals(-exitcode).name}"
-    return f"exited with status {exitcode}"
-
-
-def _kill_all(processes: dict[int, BaseProcess]) -> None:
-    for process in processes.values():
-        process.kill()
-    for process in processes.values():
-        process.join(_JOIN_S)
-    processes.clear()

@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "augstream"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
-MAX_FILES = 40
+MAX_FILES = 43
 
 # Every room has a floor. A new file is entered here first, and thereby thought about: what does it know?
 FLOORS: dict[str, int] = {
@@ -30,7 +30,7 @@ FLOORS: dict[str, int] = {
     "ambient": 3, "augment": 3, "collate": 3, "epochs": 3, "foreign": 3,
     # 4 engine: torch, processes
     "batching": 4, "channel": 4, "computing": 4, "device": 4, "dataset": 4, "loader": 4, "mixture": 4,
-    "pool": 4, "ranks": 4, "slots": 4, "stream": 4, "threads": 4, "workers": 4,
+    "pool": 4, "processes": 4, "ranks": 4, "slots": 4, "stream": 4, "threads": 4, "workers": 4,
     # 5 doors
     "__init__": 5, "__main__": 5, "cli": 5, "testing": 5,
 }  # fmt: skip

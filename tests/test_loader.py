@@ -439,3 +439,20 @@ def keys_and_mean(samples):
 def test_a_loader_and_its_dataset_pickle_whole_or_say_no(dataset, epochs):
     copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301  # our own bytes
     assert digests(A.StreamLoader(copy)) == epochs[0]
+
+
+def test_a_transform_that_spawn_cannot_pickle_is_told_what_to_do(shards):
+    dataset = A.StreamDataset(
+        shards, lambda sample, rng: {**sample, "draw": rng.random()}, batch_size=4, seed=137
+    )
+    for method in ("spawn", "forkserver"):
+        loader = A.StreamLoader(dataset, num_workers=1, multiprocessing_context=method)
+        with pytest.raises(RecipeError, match=rf"by {method}.* top level of a module.*context='fork'"):
+            next(iter(loader))
+        assert loader.worker_pids == []
+
+
+def test_a_loader_and_its_dataset_say_what_they_are(shards):
+    loader = A.StreamLoader(A.StreamDataset(shards, None, batch_size=4, seed=137))
+    assert repr(loader.dataset).startswith(f"StreamDataset({len(loader)} batches of 4, Recipe(seed=137, ")
+    assert f"epoch 0, 0 of {len(loader)} steps delivered, 0 workers" in repr(loader)
