@@ -90,7 +90,10 @@ def _log_lines() -> Iterator[None]:
 
 def add_shards(parser: argparse.ArgumentParser) -> None:
     """Add the positional argument that most commands begin with."""
-    text = "tar files, a brace pattern ('train-{000..019}.tar'), a glob, a directory, or a manifest (.json)"
+    text = (
+        "tar files, a brace pattern ('train-{000..019}.tar'), a glob, a directory, a manifest (.json), or the offset "
+        "tables of other readers (.idx)"
+    )
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help=text)
 
 

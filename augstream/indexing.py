@@ -26,6 +26,7 @@ from .indexfile import Entries, Entry, IndexWriter, encode_table, make_entry, re
 from .shards import IndexedShards, TableStore
 from .sources.cache import RemoteShards
 from .sources.naming import Asked, Shards, resolve
+from .sources.offsets import check_offsets, table_from
 from .sources.remote import Remote, RemoteFile, Status, local_path, remote_file, shard_name
 from .tarscan import scan_file
 
@@ -52,7 +53,9 @@ def build_index(
     """Return the index of `shards`, scanning only those that no index file knows.
 
     shards: a path, URL, brace pattern, glob, directory or manifest (wids JSON, ``_info.json``, ``sizes.json``), a list
-        of these, or an index. What a manifest promises is checked.
+        of these, or an index. What a manifest promises is checked. The offset tables of other readers stand for their
+        shards (``train-{000..019}.idx`` of DALI, ``….tar.idx`` of Energon): where no index file knows a shard, what
+        they say is checked and, if it is DALI's, spares the walk over the shard.
     cache_dir: where index files are kept, instead of ``augstream/index`` in the user's cache directory.
     progress: called with (shards done, shards in all) as the work goes on.
     verify: ``"stat"`` believes a recorded shard of unchanged size and mtime; ``"digest"`` scans each one again and
@@ -77,7 +80,8 @@ def build_index(
         path = local_path(shard.url)
         by_directory[shard.url.rpartition("/")[0] if path is None else str(path.parent)].append(shard.url)
     cache = cache_directory() if cache_dir is None else Path(cache_dir)
-    job = _Job(verify == "digest", checksums, progress, len(asked), remote)
+    offsets = {shard.url: shard.offsets for shard in asked if shard.offsets}
+    job = _Job(verify == "digest", checksums, progress, len(asked), remote, offsets)
     places: dict[str, Place] = {}
     for directory, urls in by_directory.items():
         places |= job.index_directory(directory, urls, cache, beside=beside)
@@ -139,13 +143,20 @@ class _Job:
     """One call of `build_index`: what was asked for, and what went wrong so far."""
 
     def __init__(
-        self, by_digest: bool, checksums: bool, progress: Progress | None, total: int, remote: Remote
+        self,
+        by_digest: bool,
+        checksums: bool,
+        progress: Progress | None,
+        total: int,
+        remote: Remote,
+        offsets: Mapping[str, str],
     ) -> None:
         self._by_digest = by_digest
         self._checksums = checksums
         self._progress = progress
         self._total = total
         self._remote = remote
+        self._offsets = offsets
         self._done = 0
         self._failures: list[ShardError] = []
 
@@ -281,10 +292,18 @@ class _Job:
         return places | {url: (written[shard_name(url)], target) for url in moved}
 
     def _scan_one(self, url: str, status: Status, checksums: bool) -> tuple[SampleTable, int, int]:
-        path = local_path(url)
-        if path is not None:
-            return scan_file(path, checksums=checksums)
-        table, status = self._remote_shards.scan(url, status, checksums=checksums)
+        offsets, path = self._offsets.get(url), local_path(url)
+        if offsets is not None and not checksums and not self._by_digest:
+            started = table_from(offsets, url, status, self._remote)
+            if started is not None:
+                return started[0], *started[1]
+        if path is None:
+            table, status = self._remote_shards.scan(url, status, checksums=checksums)
+        else:
+            table, *stat = scan_file(path, checksums=checksums)
+            status = Status(*stat)
+        if offsets is not None:
+            check_offsets(offsets, table, url, self._remote)
         return table, *status
 
     def _advance(self) -> None:

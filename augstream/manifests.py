@@ -8,8 +8,8 @@
 | ``NAME.idx`` | DALI, ``wds2idx`` version 1.2 | every member: extension, offset, size, name |
 | ``NAME.tar.idx`` | Megatron Energon | where each sample's first header starts, and where the last ends |
 
-`read_manifest` reads the first three, and `build_index` starts from them; `emit` writes all five from an index. They
-are data: a manifest names shards and nothing that runs.
+`build_index` starts from any of them: `read_manifest` reads the first three, `sources.offsets` the others. `emit`
+writes all five from an index. They are data: a manifest names shards and nothing that runs.
 
 Sources: wids, ``wids_specs.py`` and ``wids_index.py``; timm, ``reader_wds.py``; open_clip, ``get_dataset_size``; DALI,
 ``tools/wds2idx.py``; Megatron Energon, ``prepare.py`` and ``itar.py``.
@@ -30,7 +30,6 @@ from urllib.parse import urljoin
 import numpy as np
 
 from .errors import IndexFileError, RecipeError, ShardError
-from .index import SampleTable
 from .shards import IndexedShards
 from .sources.remote import local_path
 from .tarscan import open_shard, split_name
@@ -275,49 +274,6 @@ def _members(path: Path) -> list[Member]:
         return list(TarWalk(lambda at, length: os.pread(fd, length, at), size, str(path)).members())
     finally:
         os.close(fd)
-
-
-def read_dali(path: str | os.PathLike[str]) -> SampleTable:
-    """The sample table that a DALI index (version 1.2) tells; `IndexFileError` if it is none.
-
-    It does not say to which size or time of the shard it belongs, so nothing of ours relies on one.
-    """
-    try:
-        lines = Path(path).read_text("utf-8", "surrogateescape").splitlines()
-        version, count = lines[0].split()
-        return _dali_table(version, int(count), [_dali_members(line) for line in lines[1:]])
-    except (OSError, ValueError, OverflowError, IndexError) as error:
-        msg = f"{path}: not a DALI index of version 1.2: {error}"
-        raise IndexFileError(msg) from error
-
-
-def _dali_table(version: str, count: int, samples: list[list[tuple[str, str, int, int]]]) -> SampleTable:
-    if version != "v1.2" or len(samples) != count or not all(samples):
-        msg = f"version {version} with {len(samples)} of {count} samples"
-        raise ValueError(msg)
-    members = [member for sample in samples for member in sample]
-    suffixes = {suffix: i for i, suffix in enumerate(dict.fromkeys([suffix for _, suffix, _, _ in members]))}
-    return SampleTable(
-        keys=tuple([sample[0][0] for sample in samples]),
-        first_member=np.cumsum([0, *map(len, samples)]),
-        suffixes=tuple(suffixes),
-        suffix_ids=np.array([suffixes[suffix] for _, suffix, _, _ in members], dtype=np.int32),
-        offsets_bytes=np.array([offset for _, _, offset, _ in members], dtype=np.int64),
-        sizes_bytes=np.array([size for _, _, _, size in members], dtype=np.int64),
-    )
-
-
-def _dali_members(line: str) -> list[tuple[str, str, int, int]]:
-    """(key, suffix, offset, size) of each member of one sample."""
-    words = line.split()
-    members = []
-    for _, offset, size, name in zip(*[iter(words)] * 4, strict=True):
-        parts = split_name(name)
-        if parts is None:
-            msg = f"{name!r} belongs to no sample"
-            raise ValueError(msg)
-        members.append((*parts, int(offset), int(size)))
-    return members
 
 
 def _present(path: Path) -> dict[str, Any]:

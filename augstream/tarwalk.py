@@ -79,10 +79,10 @@ class TarWalk:
         self._window = b""
         self.skipped: Counter[str] = Counter()
 
-    def members(self) -> Iterator[Member]:
-        """Yield the regular members in file order; raise `ShardError` at the first defect."""
-        self._check_start()
-        at = 0
+    def members(self, at: int = 0) -> Iterator[Member]:
+        """Yield the regular members from the header at `at` on, in order; raise `ShardError` at the first defect."""
+        if at == 0:
+            self._check_start()
         while True:
             header_at = at
             block = self._block(at)

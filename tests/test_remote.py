@@ -20,6 +20,7 @@ from augstream import cli
 from augstream.dataset import StreamDataset
 from augstream.errors import RecipeError, ShardError
 from augstream.indexing import INDEX_NAME, build_index
+from augstream.manifests import emit
 from augstream.shards import ShardReader
 from augstream.sources.remote import Remote, RemoteFile
 
@@ -195,6 +196,29 @@ def test_the_cache_delivers_the_same_samples_and_fetches_each_shard_once(served,
     ]
     server.busy = 10**6  # what is cached needs no server
     assert everything(index) == everything(local)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_index_starts_from_remote_offsets(served, data, local, tmp_path, ranges, cached):
+    server, url = served
+    write_shard(data / "s0.tar", 40, 0)
+    local = build_index(data, cache_dir=tmp_path / "local")
+    emit(local, ["dali"], data)
+    server.ranges = ranges
+    remote = Remote(cache_dir=str(tmp_path / "cache") if cached else None, **QUICK)
+    if not ranges and not cached:
+        with pytest.raises(ShardError, match="answers no range requests; pass cache_dir="):
+            build_index(f"{url}/s0.idx", cache_dir=tmp_path / "i", remote=remote)
+        return
+    index = build_index(f"{url}/s{{0..3}}.idx", cache_dir=tmp_path / "i", remote=remote)
+    assert index.fingerprint == local.fingerprint
+    if ranges:
+        assert server.sent < 0.4 * local.sizes_bytes.sum()
+    assert everything(index) == everything(local)
+    write_shard(data / "s0.tar", 41, 0)
+    with pytest.raises(ShardError, match=r"s0\.idx is of another version of it"):
+        build_index(f"{url}/s0.idx", cache_dir=tmp_path / "i", remote=remote)
 
 
 def test_without_ranges_and_cache_the_way_out_is_told(served, tmp_path):

@@ -1,4 +1,4 @@
-"""Which shards are meant: paths, brace patterns, globs, directories, manifests and URLs become a list of shards."""
+"""Which shards are meant: paths, patterns, directories, manifests, offset tables and URLs become a list of shards."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from typing import NamedTuple
 from ..errors import RecipeError
 from ..index import ShardIndex
 from ..manifests import read_manifest
+from .offsets import shard_of
 from .remote import Remote, local_path, matching, shard_name
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ShardIndex
 
 
 class Asked(NamedTuple):
-    """A shard that is asked for; if by a manifest, which one, and how many samples it promises."""
+    """A shard that is asked for; if by a manifest, which one, and how many samples it promises.
+
+    offsets: the offset table by which it is asked for, if by one; see `offsets`.
+    """
 
     url: str
     manifest: str = ""
     num_samples: int = -1
+    offsets: str = ""
 
 
 def resolve(shards: Shards, remote: Remote = Remote()) -> list[Asked]:  # noqa: B008  (a frozen value)
@@ -39,8 +44,13 @@ def resolve(shards: Shards, remote: Remote = Remote()) -> list[Asked]:  # noqa: 
         msg = "no shards were given; pass a path, a pattern ('train-{000..019}.tar'), a directory or a list"
         raise RecipeError(msg)
     seen: dict[str, str] = {}
+    chosen = []
     for shard in resolved:
         name = shard_name(shard.url)
+        if (
+            shard.offsets and seen.get(name) == shard.url
+        ):  # both its tables are there; the first, DALI's, tells more
+            continue
         if name in seen:
             msg = (
                 f"two shards are named {name!r}: {seen[name]!r} and {shard.url!r}; a shard's name is part of its "
@@ -48,7 +58,8 @@ def resolve(shards: Shards, remote: Remote = Remote()) -> list[Asked]:  # noqa: 
             )
             raise RecipeError(msg)
         seen[name] = shard.url
-    return resolved
+        chosen.append(shard)
+    return chosen
 
 
 def _expand(pattern: str, remote: Remote) -> list[Asked]:
@@ -58,7 +69,7 @@ def _expand(pattern: str, remote: Remote) -> list[Asked]:
     if pattern.partition("#")[0].endswith(".json"):
         return [Asked(shard.url, pattern, shard.num_samples) for shard in read_manifest(pattern)]
     if path is not None and path.exists():
-        return [Asked(pattern)]
+        return [_asked(pattern)]
     if "{" in pattern:
         import braceexpand
 
@@ -74,11 +85,15 @@ def _expand(pattern: str, remote: Remote) -> list[Asked]:
         return _found(found, f"no shard matches {pattern!r}")
     if path is not None and has_magic(pattern):
         return _found(sorted(glob(str(path))), f"no shard matches {pattern!r}")  # noqa: PTH207  (as given)
-    return [Asked(pattern)]
+    return [_asked(pattern)]
+
+
+def _asked(url: str) -> Asked:
+    return Asked(shard_of(url), offsets=url) if url.endswith(".idx") else Asked(url)
 
 
 def _found(urls: list[str], otherwise: str) -> list[Asked]:
     if not urls:
         msg = f"{otherwise}; check the path (from {Path.cwd()})"
         raise RecipeError(msg)
-    return [Asked(url) for url in urls]
+    return [_asked(url) for url in urls]
