@@ -10,8 +10,8 @@ from typing import Any
 
 _ROOMS = {
     "errors": (
-        "AugstreamError", "IndexFileError", "LeakError", "RecipeError", "SampleError", "ShardError", "StateError",
-        "TopologyError", "TransformChangedWarning", "WorkerError",
+        "AugstreamError", "IndexFileError", "LeakError", "LedgerError", "RecipeError", "SampleError", "ShardError",
+        "StateError", "TopologyError", "TransformChangedWarning", "WorkerError",
     ),
     "seeding": ("Address", "derive_seed", "stream_key"),
     "index": ("ShardIndex",),

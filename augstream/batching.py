@@ -9,9 +9,10 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from .augment import Sample, image_of
+from .augment import Array, Sample, image_of
 from .collate import IMAGE, Batch, Empty, Rows, collate, odd_ones
 from .errors import AugstreamError, SampleError
+from .ledgers.marks import Marks, marks_of, piece
 from .plan import Plan, Topology
 
 OnError = Literal["raise", "skip"]
@@ -19,6 +20,7 @@ CollateFn = Callable[[list[Sample]], Any]
 Skips = Collection[tuple[str, str]]
 Progress = Callable[[int], None]
 Ref = TypeVar("Ref")
+Told = tuple[tuple[str, str], bytes | None]
 
 _MAX_AHEAD = 64  # samples begun before the first of them is finished
 _MAX_AHEAD_BYTES = 1 << 24
@@ -45,12 +47,13 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A batch as it was computed: the batch, what was left out of it, and what it cost."""
+    """A batch as it was computed: the batch, what was left out of it, what it cost, and, if wanted, its marks."""
 
     batch: Any
     num_samples: int
     skipped: tuple[Skipped, ...]
     times: Times
+    marks: Marks | None = None
 
 
 class Begun(Protocol):
@@ -69,6 +72,10 @@ class Definition(Protocol):
     def on_error(self) -> OnError:
         """What becomes of a sample that fails."""
 
+    @property
+    def marks(self) -> bool:
+        """Whether its batches come with their marks, for a ledger."""
+
     def plan(self, topology: Topology, start_unit: int = 0) -> Plan:
         """Who computes what, of an epoch from `start_unit` on; the same for every epoch."""
 
@@ -83,8 +90,8 @@ class Batcher(Generic[Ref]):
     what it calls a sample. Not promised: thread safety of one instance.
     """
 
-    def __init__(self, on_error: OnError, collate_fn: CollateFn | None) -> None:
-        self._on_error, self._collate_fn = on_error, collate_fn
+    def __init__(self, on_error: OnError, collate_fn: CollateFn | None, *, marks: bool) -> None:
+        self._on_error, self._collate_fn, self._marks = on_error, collate_fn, marks
         self._guess: tuple[tuple[int, ...], np.dtype[Any]] | None = None
         self.times = Times()
 
@@ -124,6 +131,7 @@ class Batcher(Generic[Ref]):
         rows = Rows(empty, len(refs), self._guess) if self._collate_fn is None else None
         samples: list[Sample] = []
         skipped: list[Skipped] = []
+        told: dict[int, Told] = {}
         for place, begun in self._begun(epoch, refs, skips, progress):
             if progress is not None:
                 progress(place)
@@ -141,8 +149,9 @@ class Batcher(Generic[Ref]):
                 continue
             image = image_of(sample, IMAGE) if rows is not None else None
             if rows is not None and image is not None:
-                sample[IMAGE] = rows.put(image)
+                sample[IMAGE] = image = rows.put(image)
             samples.append(sample)
+            told[id(sample)] = self._told(refs[place], image)
         if progress is not None:
             progress(len(refs))
         started = perf_counter_ns()
@@ -150,8 +159,23 @@ class Batcher(Generic[Ref]):
         if not samples:
             raise _all_failed(skipped, epoch)
         batch = self._collate(epoch, samples, rows, empty)
+        marks = self._marks_of(batch, [told[id(sample)] for sample in samples])
         self.times.collate += perf_counter_ns() - started
-        return Made(batch, len(samples), tuple(skipped), self.times)
+        return Made(batch, len(samples), tuple(skipped), self.times, marks)
+
+    def _told(self, ref: Ref, image: Array | None) -> Told:
+        """What the marks need of a sample, taken now, while the processor has its image at hand."""
+        if not self._marks:
+            return ("", ""), None
+        return self.name(ref), None if image is None else piece(image)
+
+    def _marks_of(self, batch: Any, told: list[Told]) -> Marks | None:
+        """The marks of a batch of samples of which is told, if they are wanted."""
+        if not self._marks:
+            return None
+        pieces = [image for _, image in told if image is not None]
+        ready = {IMAGE: pieces} if len(pieces) == len(told) else None
+        return marks_of(batch, [name for name, _ in told], len(told), ready)
 
     def _begun(
         self, epoch: int, refs: Sequence[Ref], skips: Skips, progress: Progress | None

@@ -8,6 +8,7 @@
     ├── SampleError: one sample could not be decoded, augmented or collated
     ├── LeakError: a transform draws from a global generator, where `strict` forbids it
     ├── StateError: a saved state that cannot be continued from
+    ├── LedgerError: a ledger that is broken, or that this run does not repeat
     └── WorkerError: a worker process that was lost for good
 
     UserWarning
@@ -71,6 +72,10 @@ class LeakError(AugstreamError):
 
 class StateError(AugstreamError):
     """A saved state is broken, or belongs to another dataset, recipe or version."""
+
+
+class LedgerError(AugstreamError):
+    """A ledger is broken, or says of a batch something else than what was made of it now."""
 
 
 class WorkerError(AugstreamError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
@@ -15,6 +17,7 @@ from .computing import Crew, Source, context_of, kind_of_workers
 from .dataset import BatchDataset, SkipLog, as_tensors
 from .device import placed
 from .errors import RecipeError, StateError, TopologyError, WorkerError
+from .ledgers.ledger import Ledger, header_of, path_of_rank
 from .order import check_count
 from .pool import PoisonError
 from .ranks import Standing, assert_in_step
@@ -67,6 +70,10 @@ class StreamLoader:
     max_respawns: a batch that kills its worker so many times is a `WorkerError`; with ``on_error="skip"``
     the sample at fault is left out, now and in every later epoch and resume.
 
+    ledger: a file to which a line a batch is appended, for `augstream diff` and `augstream replay`; each of several
+    ranks appends to one of its own beside it. See `Ledger`: a place that is in it already must repeat, or it is a
+    `LedgerError`.
+
     A batch's tensors are memory that workers write to: it is used again once the last of them is gone. A
     consumer that keeps more than a few batches gets copies. Use it as a context manager, or call `close`,
     to end the workers early; they end with this process in any case.
@@ -85,6 +92,7 @@ class StreamLoader:
         multiprocessing_context: str | BaseContext | None = None,
         timeout_s: float | None = 120.0,
         max_respawns: int = 3,
+        ledger: str | os.PathLike[str] | None = None,
     ) -> None:
         batches = getattr(dataset, "batches", None)
         if callable(batches):  # a webdataset pipeline of ours
@@ -112,7 +120,9 @@ class StreamLoader:
             run_on=persistent_workers,
         )
         self._log = SkipLog()
-        self._stream: Definition = dataset.stream
+        self._ledger = None if ledger is None else self._ledger_at(ledger)
+        self._definition = dataset.stream if ledger is None else _with_marks(dataset.stream)
+        self._stream = self._definition
         self._arrive: Callable[[Any], Any] = as_tensors
         self._source: Source | None = None
         self._begun = False
@@ -142,6 +152,10 @@ class StreamLoader:
     def worker_pids(self) -> list[int]:
         """The process numbers of the workers that run now."""
         return [] if self._source is None else self._source.pids()
+
+    def _ledger_at(self, path: str | os.PathLike[str]) -> Ledger:
+        header = header_of(self.dataset.state_at(0, 0, ()).to_dict(), self._topology)
+        return Ledger(path_of_rank(path, self._topology), header)
 
     # Position
 
@@ -219,7 +233,7 @@ class StreamLoader:
         defer: a `Compose` that ends in Normalize and ToTensorV2 sends bytes, and the device makes the floats.
         """
         self.close()
-        self._stream, self._arrive = placed(self.dataset.stream, device, defer=defer)
+        self._stream, self._arrive = placed(self._definition, device, defer=defer)
         return self
 
     # Batches
@@ -250,17 +264,28 @@ class StreamLoader:
         if self.persistent_workers:
             self._begun = begun
         else:
-            self.close()
+            self._end_source()
 
     def _next(self) -> Any:
         started = perf_counter()
         made = self._take()
+        self._note(made)
         self._step += 1
         self._num_delivered += 1
         self.stats.wait_s += perf_counter() - started
         self.stats.add(made)
         self._log.note(made.skipped)
         return self._arrive(made.batch)
+
+    def _note(self, made: Made) -> None:
+        """Enter the batch in the ledger, before anybody can save a state that is after it."""
+        if self._ledger is not None and made.marks is not None:
+            try:
+                units = self._plan.units_of_step(self._step)
+                self._ledger.note(self._epoch, units, made.num_samples, made.marks)
+            except BaseException:
+                self.close()  # what the source has given is gone, so it has to begin again
+                raise
 
     def _take(self) -> Made:
         while True:
@@ -301,6 +326,11 @@ class StreamLoader:
 
     def close(self) -> None:
         """End the workers. The loader keeps its place, and starts others if it is iterated again."""
+        self._end_source()
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def _end_source(self) -> None:
         if self._source is not None:
             self._source.close()
             self._source = None
@@ -312,3 +342,9 @@ class StreamLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _with_marks(stream: Definition) -> Definition:
+    """The same stream, whose batches come with their marks."""
+    marked: Definition = dataclasses.replace(stream, marks=True)  # type: ignore[type-var]  # definitions are dataclasses
+    return marked

@@ -38,6 +38,7 @@ class Stream:
     augmentation. scope: which of shard, worker and epoch a sample's randomness depends on; "shard" always.
     on_error: what becomes of a sample that fails. collate_fn: makes the batch from a list of samples,
     instead of `collate.collate`. with_address: put ``__address__`` into every sample and batch.
+    marks: batches come with their marks, for a ledger.
     """
 
     index: IndexedShards
@@ -49,6 +50,7 @@ class Stream:
     collate_fn: CollateFn | None = None
     with_address: bool = False
     verify_checksums: bool = False
+    marks: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.scope, str) or not {"shard"} <= set(self.scope) <= set(FULL_SCOPE):
@@ -110,7 +112,7 @@ class Maker(Batcher[SampleRef]):
     """Computes batches and samples of a stream in this process."""
 
     def __init__(self, stream: Stream) -> None:
-        super().__init__(stream.on_error, stream.collate_fn)
+        super().__init__(stream.on_error, stream.collate_fn, marks=stream.marks)
         self.stream = stream
         self._reader = ShardReader(stream.index, verify_checksums=stream.verify_checksums)
         self._epochs: dict[int, _Epoch] = {}
@@ -246,12 +248,14 @@ class MixtureRef(NamedTuple):
 class MixtureStream:
     """What every batch of a mixture holds follows from this value alone: its sources, and the order of both.
 
-    sources: streams of the same unit, `on_error` and `collate_fn`. unending: an epoch has no last unit.
+    sources: streams of the same unit, `on_error` and `collate_fn`. unending: an epoch has no last unit. marks: as
+    those of a stream.
     """
 
     sources: Mapping[str, Stream]
     recipe: MixtureRecipe
     unending: bool = False
+    marks: bool = False
     epoch_units: int = field(init=False)
     """Units to an epoch, if it ends."""
 
@@ -303,7 +307,7 @@ class MixtureMaker(Batcher[MixtureRef]):
     """
 
     def __init__(self, stream: MixtureStream) -> None:
-        super().__init__(stream.on_error, stream.collate_fn)
+        super().__init__(stream.on_error, stream.collate_fn, marks=stream.marks)
         self._makers = {name: source.maker() for name, source in stream.sources.items()}
         self._order, self._epoch_units = stream.order(), stream.epoch_units
 

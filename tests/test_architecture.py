@@ -38,6 +38,7 @@ FOLDERS = {
     "images": 2,
     "sources": 2,
     "transforms": 3,
+    "ledgers": 4,
     "tools": 5,
     "wds": 6,
 }  # the last is inside other people's pipelines

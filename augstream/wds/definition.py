@@ -17,6 +17,7 @@ from ..augment import Sample
 from ..batching import Made, Progress, Skipped, Skips, Times
 from ..collate import Empty, Rows
 from ..errors import AugstreamError, SampleError
+from ..ledgers.marks import marks_of
 from ..order import SampleRef
 from ..stream import Maker, Stream
 from .batches import Batched, CollationError
@@ -120,7 +121,12 @@ class PipelineMaker(Maker):
             )
             raise SampleError(msg, shard=first[0], key=first[1], epoch=epoch)
         batch = outputs[0] if self.stream.is_batched else filters.default_collation_fn(outputs)
-        return Made(batch, count, tuple(skipped), self.times)
+        marks = None
+        if self.stream.marks:
+            left_out = {(one.shard, one.key) for one in skipped}
+            names = [name for name in map(self.name, refs) if name not in left_out]
+            marks = marks_of(batch, names, count)
+        return Made(batch, count, tuple(skipped), self.times, marks)
 
     def outputs(
         self,

@@ -1,0 +1,100 @@
+"""What a ledger costs a stream: two loaders of the same batches take turns, and one of them keeps a ledger."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from contender import BATCH_SIZE, transforms
+from harness import say, table
+from pictures import shards
+
+import augstream as A
+from augstream.ledgers.fold import fold
+from augstream.ledgers.marks import marks_of
+
+
+def run(arguments: Namespace) -> list[dict[str, Any]]:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    paths = shards(arguments.data, 500 if arguments.quick else 2000, arguments.side)
+    rows = [
+        whole_stream(paths, recipe, 16 if arguments.quick else 160) for recipe in arguments.recipes.split(",")
+    ]
+    rows += [alone("fold of 224 x 224 x 3 floats", _fold), alone("marks of the rest of a sample", _rest)]
+    print(table([[row["what"], row["figure"]] for row in rows], ["what", "it costs"]))
+    return rows
+
+
+def whole_stream(paths: list[str], recipe: str, num_batches: int) -> dict[str, Any]:
+    """CPU time of a batch with a ledger and without, in this process; each pair is of the same batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        loaders = [
+            A.StreamLoader(
+                A.StreamDataset(
+                    paths, transforms(A, recipe, A.ToTensorV2), batch_size=BATCH_SIZE, seed=1, drop_last=True
+                ),
+                ledger=ledger,
+            )
+            for ledger in (None, Path(folder) / "run.ledger")
+        ]
+        iterators = [_forever(loader) for loader in loaders]
+        ratios, own = [], []
+        for number in range(num_batches + 3):
+            spent = [0.0, 0.0]
+            for which in (0, 1) if number % 2 else (1, 0):
+                started = time.process_time()
+                next(iterators[which])
+                spent[which] = time.process_time() - started
+            if number >= 3:
+                ratios.append(spent[1] / spent[0])
+                own.append((spent[1] - spent[0]) / BATCH_SIZE * 1e6)
+            say(f"batch {number} of {num_batches}")
+        size = (Path(folder) / "run.ledger").stat().st_size / (num_batches + 3)
+    more, us = statistics.median(ratios) - 1, statistics.median(own)
+    figure = f"{more:+.2%} CPU time, {us:.1f} us a sample, {size:.0f} bytes a batch of {BATCH_SIZE}"
+    return {
+        "what": f"the whole stream, {recipe}",
+        "figure": figure,
+        "more": more,
+        "us": us,
+        "line_bytes": size,
+    }
+
+
+def _forever(loader: A.StreamLoader) -> Any:
+    while True:
+        for batch in loader:
+            yield len(batch["image"])
+
+
+def alone(what: str, function: Any) -> dict[str, Any]:
+    """The least time of many calls, in microseconds."""
+    times = []
+    for _ in range(300):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    us = min(times) * 1e6
+    return {"what": what, "figure": f"{us:.1f} us", "us": us}
+
+
+_IMAGE = np.random.default_rng(0).standard_normal((3, 224, 224), np.float32)
+
+
+def _fold() -> None:
+    fold(_IMAGE)
+
+
+def _rest() -> None:
+    """A batch of so many samples that its time is a sample's."""
+    marks_of(
+        {"image": _IMAGE[None], "cls": np.zeros(1, np.int64)}, [("a.tar", "0")], 1, {"image": [bytes(8)]}
+    )
