@@ -1,7 +1,7 @@
 """The three phases of the tests: quick, rest, processes. ``scripts/test`` runs them one after another.
 
 Quick is what tells of a mistake in seconds: the tests of floors 0 to 3 (see test_architecture.py), which start no
-process and compare with no other library. A file of tests that is not named here is of the rest.
+process and are no sweeps over thousands of examples. A file of tests that is not named here is of the rest.
 """
 
 from __future__ import annotations
@@ -30,4 +30,4 @@ def phase_of(path: Path, markers: set[str]) -> str:
     """The phase of a test, by its file and its markers."""
     if "processes" in markers:
         return "processes"
-    return "quick" if path.name in FILES and "oracle" not in markers else "rest"
+    return "quick" if path.name in FILES and "sweep" not in markers else "rest"

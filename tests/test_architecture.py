@@ -10,6 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from pathlib import Path
 
+import phases
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "augstream"
@@ -299,3 +300,7 @@ def test_the_rules_see_what_they_forbid() -> None:
     (function,) = ast.parse('def f():\n    """One.\n\n    two\n    """\n    return 1\n').body
     assert isinstance(function, ast.FunctionDef)
     assert function_lines(function) == 2
+
+
+def test_the_quick_phase_names_files_that_are_there() -> None:
+    assert {path.name for path in Path(__file__).parent.iterdir()} >= phases.FILES

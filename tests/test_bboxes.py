@@ -79,6 +79,7 @@ limits = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.sweep
 @given(
     boxes=corners(),
     format_=st.sampled_from(FORMATS),

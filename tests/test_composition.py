@@ -157,6 +157,7 @@ BUILDS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", BUILDS)
 def test_rates_are_those_of_the_oracle(name: str) -> None:
     ours, reference = outcomes(BUILDS[name](A, Mark)), theirs(BUILDS[name])

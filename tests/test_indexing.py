@@ -478,6 +478,7 @@ def test_tables_come_back_as_they_were(table):
         assert again.members(i) == table.members(i)
 
 
+@pytest.mark.sweep
 @settings(max_examples=500)
 @given(tables(), st.data())
 def test_no_bytes_make_the_decoder_crash(table, data):

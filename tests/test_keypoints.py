@@ -39,6 +39,7 @@ def keypoints(draw: st.DrawFn, format_: str) -> list[list[float]]:
     return draw(st.lists(rows, min_size=1, max_size=20))
 
 
+@pytest.mark.sweep
 @given(data=st.data(), format_=st.sampled_from(FORMATS), degrees=st.booleans(), remove=st.booleans())
 def test_inner_form_survivors_and_the_way_back_are_those_of_the_oracle(
     data: st.DataObject, format_: str, degrees: bool, remove: bool

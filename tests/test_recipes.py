@@ -48,6 +48,7 @@ def kind(record: dict[str, Any]) -> str:
     return name
 
 
+@pytest.mark.sweep
 def test_randaugment_chooses_evenly_of_fourteen():
     found = records(A.RandAugment(num_ops=2))
     assert {len(record) for record in found} == {2}
@@ -58,6 +59,7 @@ def test_randaugment_chooses_evenly_of_fourteen():
     assert chisquare([*single, counts["Shear"] / 2, counts["Translate"] / 2]).pvalue > SMALLEST_P
 
 
+@pytest.mark.sweep
 def test_two_operations_of_one_call_are_independent():
     found = records(A.RandAugment(num_ops=2, magnitude=3))
     twice = sum(kind(first) == kind(second) for first, second in found)
@@ -90,6 +92,7 @@ def test_strengths_of_the_wide_space():
     assert _grades("Solarize", 31, wide=True)[30] == (0,)
 
 
+@pytest.mark.sweep
 def test_trivialaugment_draws_magnitudes_evenly():
     steps = [record[0] for record in records(A.TrivialAugmentWide())]
     assert len(steps) == NUM_CALLS
@@ -104,6 +107,7 @@ def test_trivialaugment_draws_magnitudes_evenly():
     assert set(bits) == {2, 3, 4, 5, 6, 7}
 
 
+@pytest.mark.sweep
 def test_autoaugment_has_the_papers_odds():
     found = records(A.AutoAugment())
     seconds = Counter(tuple(kind(step) for step in record) for record in found)
@@ -231,6 +235,7 @@ def mixtures(**arguments: Any) -> list[dict[str, Any]]:
     return [record[0]["params"] for record in records(A.AugMix(**arguments), 1500)]
 
 
+@pytest.mark.sweep
 def test_augmix_draws_what_the_paper_says():
     drawn = mixtures()
     assert {len(params["chains"]) for params in drawn} == {3}

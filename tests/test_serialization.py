@@ -518,6 +518,7 @@ strange = st.one_of(
 )
 
 
+@pytest.mark.sweep
 @settings(max_examples=300)
 @given(data=st.data())
 def test_a_damaged_file_is_a_pipeline_or_a_recipe_error(data: st.DataObject) -> None:

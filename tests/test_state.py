@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import file_texts, indexes, recipes
 
@@ -78,6 +78,7 @@ def test_a_state_cut_anywhere_is_refused(state: StreamState, data: st.DataObject
         StreamState.from_json(text[: data.draw(st.integers(0, len(text) - 1))])
 
 
+@settings(max_examples=50)
 @given(
     st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists) | st.binary()
 )

@@ -86,6 +86,7 @@ names = (
 )
 
 
+@pytest.mark.sweep
 @settings(max_examples=300)
 @given(
     st.lists(st.tuples(names, st.binary(max_size=1100)), max_size=12),
@@ -344,6 +345,7 @@ def test_zeroed_blocks_are_detected():
         assert [m[0] for m in contents(zeroed, table)] == [m[0] for m in contents(SMALL, scan_bytes(SMALL))]
 
 
+@pytest.mark.sweep
 @settings(max_examples=500)
 @given(st.data())
 def test_shuffled_duplicated_and_overwritten_blocks_never_hang_or_crash(data):
