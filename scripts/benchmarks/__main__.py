@@ -20,6 +20,7 @@ BENCHMARKS = {
     "indexing": "indexing and reading shards, against webdataset",
     "start": "from process start, and from a saved state, to the first batch",
     "recovery": "how long the stream stands still when a worker is killed",
+    "soak": "hundreds of epochs with kills, resumes and failing servers: memory, descriptors, digests",
     "scaling": "what grows with what; --plot draws it",
     "ranks": "a thousand ranks that need not exist: what planning costs, and what nodes would read",
 }
