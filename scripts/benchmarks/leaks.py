@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,15 @@ class Holdings:
         if self.named - before.named:
             found.append(f"shared memory {sorted(self.named - before.named)}")
         return found
+
+
+def left_since(before: Holdings, patience_s: float = 10.0) -> list[str]:
+    """What is still held beyond `before`, in words, once processes that are about to end have had time to."""
+    gc.collect()
+    deadline = time.monotonic() + patience_s
+    while (more := Holdings.now().more_than(before)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return more
 
 
 def children() -> list[int]:

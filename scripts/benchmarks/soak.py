@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import say, table
-from leaks import Holdings, Slope, is_running, resident_kb
+from leaks import Holdings, Slope, is_running, left_since, resident_kb
 from pictures import shards
 
 import augstream as A
@@ -267,6 +267,9 @@ class Old:
 
 def turns(soak: Soak, num_turns: int) -> tuple[list[dict[str, Any]], list[str]]:
     """Run; gives a row for each thing that must not grow, and what was left behind by each trouble."""
+    for trouble in TROUBLES:  # torch, fsspec and multiprocessing start helpers of their own, once
+        trouble(soak)
+    clean = Holdings.now()
     old = [
         Old(soak, "2 workers, local shards", soak.loader(2)),
         Old(
@@ -282,8 +285,7 @@ def turns(soak: Soak, num_turns: int) -> tuple[list[dict[str, Any]], list[str]]:
         trouble = TROUBLES[turn % len(TROUBLES)]
         before = Holdings.now()
         trouble(soak)
-        more = Holdings.now().more_than(before)
-        if more and turn >= len(TROUBLES):  # at first, torch and multiprocessing start helpers of their own
+        if more := left_since(before):
             left.append(f"after turn {turn}, {trouble.__name__}: {', '.join(more)}")
         epochs.append(soak.counts["epochs"])
         memory_kb.append(resident_kb())
@@ -301,6 +303,7 @@ def turns(soak: Soak, num_turns: int) -> tuple[list[dict[str, Any]], list[str]]:
         rows.append(row(name, Slope.of(epochs, [float(getattr(one, name)) for one in held]), len(epochs)))
     for one in old:
         one.loader.close()
+    left += [f"in the end: {more}" for more in left_since(clean)]
     return rows, left
 
 
@@ -318,13 +321,11 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """An hour's shape: 200 epochs, or fewer with --quick."""
     paths = shards(arguments.data, 400, 160)
     logging.getLogger("augstream").setLevel(logging.ERROR)  # every kill is a warning
-    num_turns = 2 * len(TROUBLES) if arguments.quick else 40
+    num_turns = len(TROUBLES) if arguments.quick else 37
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, flaky(Path(paths[0]).parent) as url:
-        before = Holdings.now()
         soak = Soak(paths, url, Path(folder))
         rows, left = turns(soak, num_turns)
-        left += [f"in the end: {more}" for more in Holdings.now().more_than(before) if "threads" not in more]
     seconds = time.monotonic() - begun
     lines = [
         [
