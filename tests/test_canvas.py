@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augstream.errors import RecipeError
-from augstream.transforms.canvas import Canvas, look_up
+from augstream.transforms.canvas import Canvas
+from augstream.transforms.levels import Levels
+from augstream.transforms.lookup import look_up
 
 DTYPES = [np.uint8, np.float32, np.int64, np.bool_, np.uint16]
 SHAPES = [(7, 9), (20, 13, 3), (8, 8, 1), (11, 6, 5), (9, 7, 4), (1, 5, 3)]
@@ -58,7 +60,7 @@ def plain_step(array: np.ndarray, name: str, number: int, canvas: Canvas) -> np.
             return table[array]
         columns = rng.integers(0, 256, (256, num_channels))
         columns = columns.astype(np.uint8) if name == "tables" else columns.astype(np.float32) / 3
-        (canvas.table if name == "tables" else canvas.float_table)(columns)
+        canvas.table(columns) if name == "tables" else canvas.levels(Levels(columns))
         flat = array.reshape(*array.shape[:2], num_channels)
         return columns[flat, np.arange(num_channels)].reshape(array.shape)
     getattr(canvas, name)()
@@ -94,7 +96,7 @@ def test_finishing_writes_into_the_memory_that_is_given(shape: tuple[int, ...], 
     table = np.linspace(-1, 1, 256 * num_channels, dtype=np.float32).reshape(256, num_channels)
     canvas = Canvas(array)
     canvas.hflip()
-    canvas.float_table(table)
+    canvas.levels(Levels(table))
     expected = look_up(np.ascontiguousarray(array[:, ::-1]), table)
     if planar:
         canvas.layout = "chw"

@@ -8,24 +8,31 @@ for, and then touch memory once. All of it is exact: the pixels are those of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError
-from .lookup import look_up, planes
+from .levels import Levels, as_levels, write_levels
+from .lookup import composed, look_up
 
 Image = npt.NDArray[Any]
 Table = npt.NDArray[np.uint8]  # (256,) or (256, C)
-FloatTable = npt.NDArray[np.float32]  # (256, C)
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1: half-open
 Work = Callable[[Image], Image]
 
 _CV_DTYPE_CHARS = frozenset("BbHhifd")  # numpy's codes of uint8 … float64
 _CV_TRANSPOSE_BYTES = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32})
 _MAX_CV_CHANNELS = 4
+_UINT8 = np.dtype(np.uint8)
+_FLOAT32 = np.dtype(np.float32)
+
+# A symmetry of the square is a number: these of its bits are set if the image is transposed, and then if its rows, and
+# its columns, are reversed. Transposing what is reversed reverses it the other way.
+_TRANSPOSED, _ROWS, _COLUMNS = 4, 2, 1
+_TURNED_OVER = (4, 6, 5, 7, 0, 2, 1, 3)
 
 
 class Source(Protocol):
@@ -80,34 +87,38 @@ class Canvas:
     """
 
     __slots__ = (
-        "_array", "_box", "_flip_x", "_flip_y", "_float_table", "_source", "_table",
-        "_transposed", "dtype", "is_mask", "is_pending", "layout", "shape",
+        "_array", "_box", "_levels", "_source", "_symmetry", "_table",
+        "dtype", "is_mask", "is_pending", "layout", "shape",
     )  # fmt: skip
 
     def __init__(self, array: Image | Source, *, is_mask: bool = False) -> None:
         self.is_mask = is_mask
         self.layout: str | None = None
         if isinstance(array, np.ndarray):
-            self._source: Source | None = None
             self._start(array if array.flags.c_contiguous else np.ascontiguousarray(array))
         else:
-            self._source = array
-            self._start(None)
+            self._wait(array)
 
-    def _start(self, array: Image | None) -> None:
-        """Have nothing pending on `array`, or on the source."""
-        self._array = array
-        given = self._source if array is None else array
-        if given is None:
-            msg = "a canvas needs an array or a source"
-            raise AssertionError(msg)
-        self.shape: tuple[int, ...] = given.shape
-        self.dtype = given.dtype
-        self.is_pending = array is None
+    def _start(self, array: Image) -> None:
+        """Have nothing pending on `array`."""
+        self._array: Image | None = array
+        self._source: Source | None = None
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype = array.dtype
+        self.is_pending = False
         self._box: Box | None = None
-        self._transposed = self._flip_y = self._flip_x = False
+        self._symmetry = 0
         self._table: Table | None = None
-        self._float_table: FloatTable | None = None
+        self._levels: Levels | None = None
+
+    def _wait(self, source: Source) -> None:
+        """Have nothing pending but what `source` will give."""
+        self._array = self._box = self._table = self._levels = None
+        self._source = source
+        self.shape = source.shape
+        self.dtype = source.dtype
+        self.is_pending = True
+        self._symmetry = 0
 
     # Views
 
@@ -119,11 +130,11 @@ class Canvas:
             msg = f"crop rows {y0}:{y1}, columns {x0}:{x1} do not lie inside the {height} x {width} image"
             raise RecipeError(msg)
         self.shape = (y1 - y0, x1 - x0, *self.shape[2:])
-        if self._flip_y:
+        if self._symmetry & _ROWS:
             y0, y1 = height - y1, height - y0
-        if self._flip_x:
+        if self._symmetry & _COLUMNS:
             x0, x1 = width - x1, width - x0
-        if self._transposed:
+        if self._symmetry & _TRANSPOSED:
             y0, x0, y1, x1 = x0, y0, x1, y1
         if self._box is not None:
             top, left = self._box[:2]
@@ -133,18 +144,17 @@ class Canvas:
     def hflip(self) -> None:
         """Reverse the columns."""
         self._touch()
-        self._flip_x = not self._flip_x
+        self._symmetry ^= _COLUMNS
 
     def vflip(self) -> None:
         """Reverse the rows."""
         self._touch()
-        self._flip_y = not self._flip_y
+        self._symmetry ^= _ROWS
 
     def transpose(self) -> None:
         """Swap rows and columns."""
         self._touch()
-        self._transposed = not self._transposed
-        self._flip_y, self._flip_x = self._flip_x, self._flip_y
+        self._symmetry = _TURNED_OVER[self._symmetry]
         self.shape = (self.shape[1], self.shape[0], *self.shape[2:])
 
     def rot90(self, turns: int) -> None:
@@ -165,26 +175,31 @@ class Canvas:
     def table(self, table: Table) -> None:
         """Replace every uint8 value v of channel c by table[v], or table[v, c] where the table is (256, C)."""
         self._touch()
-        if self.dtype != np.uint8 or self._float_table is not None:
+        if self.dtype != _UINT8:
             msg = f"a uint8 table was given for an image of dtype {self.dtype}"
             raise RecipeError(msg)
-        self._table = table if self._table is None else _composed(table, self._table)
+        self._table = table if self._table is None else composed(table, self._table)
 
-    def float_table(self, table: FloatTable) -> None:
-        """Replace every uint8 value v of channel c by the float32 table[v, c]; the image is float32 from now on."""
+    def levels(self, levels: Levels) -> None:
+        """Replace every uint8 value v of channel c by levels.table[v, c]; the image is float32 from now on."""
         self._touch()
-        if self.dtype != np.uint8 or self._float_table is not None:
+        if self.dtype != _UINT8:
             msg = f"a table of floats was given for an image of dtype {self.dtype}"
             raise RecipeError(msg)
-        self._float_table = table if self._table is None else _composed(table, self._table)
-        self._table = None
-        self.dtype = np.dtype(np.float32)
+        self._levels = levels
+        self.dtype = _FLOAT32
 
-    def take_float_table(self) -> FloatTable | None:
-        """The table of floats that is pending, taken off, so that the image stays uint8; None if there is none."""
-        table, self._float_table = self._float_table, None
-        if table is not None:
-            self.dtype = np.dtype(np.uint8)
+    def take_float_table(self) -> npt.NDArray[np.float32] | None:
+        """The table of floats (256, C) that is pending, and all tables before it, taken off, so that the image stays
+        uint8; None if there is none."""
+        if self._levels is None:
+            return None
+        table: npt.NDArray[np.float32] = self._levels.table
+        if self._table is not None:
+            table = composed(table, self._table)
+            table = table if table.ndim == 2 else table[:, None]
+        self._table = self._levels = None
+        self.dtype = _UINT8
         return table
 
     # Pixels
@@ -192,7 +207,6 @@ class Canvas:
     def set(self, array: Image) -> None:
         """Go on with `array` instead, which nobody else may change."""
         self._touch()
-        self._source = None
         self._start(array if array.flags.c_contiguous else np.ascontiguousarray(array))
 
     def later(self, size: tuple[int, int], work: Work, *, resizes: bool = False) -> None:
@@ -205,8 +219,7 @@ class Canvas:
         inner = Canvas.__new__(Canvas)
         for name in _STATE:
             setattr(inner, name, getattr(self, name))
-        self._source = Later(inner, size, work, resizes=resizes)
-        self._start(None)
+        self._wait(Later(inner, size, work, resizes=resizes))
 
     @property
     def waiting(self) -> Source | None:
@@ -225,27 +238,21 @@ class Canvas:
 
         With `at_least`, the size that they will be resized to, a source that is made to may give fewer pixels.
         """
-        array = self._cropped(at_least)
-        if self._float_table is not None:
-            array = _oriented(array, self._transposed, self._flip_y, self._flip_x)
-            array = look_up(array, self._float_table)
-        else:
-            if self._table is not None:
-                array = look_up(array, self._table)
-            array = _oriented(array, self._transposed, self._flip_y, self._flip_x)
-        return array
+        if self._levels is not None:
+            return as_levels(self._placed(at_least), self._table, self._levels)
+        if self._table is None:
+            return self._placed(at_least)
+        array = look_up(self._cropped(at_least), self._table)
+        return _oriented(array, self._symmetry) if self._symmetry else array
 
     def pixels(self) -> Image:
         """The pixels as a C-contiguous array; computed once."""
-        if self._array is not None and not self.is_pending:
-            return self._array
-        array = self._contiguous()
-        self._source = None
-        self._start(array)
-        return array
+        if self.is_pending or self._array is None:
+            self._start(self._contiguous())
+        return cast(Image, self._array)
 
     def _contiguous(self) -> Image:
-        array = self.readable() if self._array is None or self.is_pending else self._array
+        array = self.readable() if self.is_pending or self._array is None else self._array
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
     def finish(self, out: Image | None = None) -> Image:
@@ -253,34 +260,41 @@ class Canvas:
 
         The layout is (C, H, W) if `layout` is "chw".
         """
-        if self.layout != "chw" or len(self.shape) not in {2, 3}:
-            array = self._contiguous()
-            if out is not None and out.shape == array.shape and out.dtype == array.dtype:
-                np.copyto(out, array)
-                return out
-            return array
-        return self._planes(out)
+        if self.layout == "chw" and len(self.shape) in {2, 3}:
+            return self._planes(out)
+        array = self._contiguous()
+        if out is not None and out.shape == array.shape and out.dtype == array.dtype:
+            np.copyto(out, array)
+            return out
+        return array
 
     def _planes(self, out: Image | None) -> Image:
         """The pixels as planes (C, H, W), each written once."""
-        dtype = self.dtype
-        table = self.take_float_table()
-        array = self.readable()
+        array = self.readable() if self._levels is None else self._placed()
         height, width = array.shape[:2]
         num_channels = array.shape[2] if array.ndim == 3 else 1
         shape = (num_channels, height, width)
-        if out is None or out.shape != shape or out.dtype != dtype:
-            out = np.empty(shape, dtype)
+        if out is None or out.shape != shape or out.dtype != self.dtype:
+            out = np.empty(shape, self.dtype)
         if array.size:
-            _write_planes(array.reshape(height, width, num_channels), table, out)
+            array = array.reshape(height, width, num_channels)
+            if self._levels is None:
+                _split(array, out)
+            else:
+                write_levels(array, self._table, self._levels, out)
         return out
+
+    def _placed(self, at_least: tuple[int, int] | None = None) -> Image:
+        """The pixels cropped and turned, with no table looked up."""
+        array = self._cropped(at_least)
+        return _oriented(array, self._symmetry) if self._symmetry else array
 
     def _cropped(self, at_least: tuple[int, int] | None = None) -> Image:
         if self._array is None:
             if self._source is None:
                 msg = "a canvas without array or source"
                 raise AssertionError(msg)
-            if at_least is not None and self._transposed:
+            if at_least is not None and self._symmetry & _TRANSPOSED:
                 at_least = at_least[1], at_least[0]
             return self._source.decode(self._box, at_least)
         if self._box is None:
@@ -299,54 +313,32 @@ class Canvas:
 _STATE = tuple(name for name in Canvas.__slots__ if name != "layout")
 
 
-def _composed(table: npt.NDArray[Any], first: Table) -> npt.NDArray[Any]:
-    """The table that does `first`, then `table`; per channel if either is."""
-    if first.ndim == 1:
-        return table[first]
-    if table.ndim == 1:
-        return table[first]
-    if table.shape[1] == 1:
-        return table[:, 0][first]
-    return np.take_along_axis(table, first.astype(np.intp), axis=0)
+def _split(array: Image, out: Image) -> None:
+    """Write channel c of (H, W, C) `array` to the plane out[c]."""
+    if (
+        array.dtype.char in _CV_DTYPE_CHARS
+        and 1 < array.shape[2] <= _MAX_CV_CHANNELS
+        and out.flags.c_contiguous
+    ):
+        cv2.split(array, list(out))
+    else:
+        np.copyto(out, array.transpose(2, 0, 1))
 
 
-def _write_planes(array: Image, table: FloatTable | None, out: Image) -> None:
-    """Write channel c of (H, W, C) `array`, looked up in column c of `table` if there is one, into plane out[c]."""
-    num_channels = array.shape[2]
-    if table is None:
-        if (
-            array.dtype.char in _CV_DTYPE_CHARS
-            and 1 < num_channels <= _MAX_CV_CHANNELS
-            and out.flags.c_contiguous
-        ):
-            for channel in range(num_channels):
-                cv2.extractChannel(array, channel, out[channel])
-        else:
-            np.copyto(out, array.transpose(2, 0, 1))
-        return
-    if table.shape[1] not in {1, num_channels}:
-        msg = f"the pipeline's constants are for {table.shape[1]} channels, and the image has {num_channels}"
-        raise RecipeError(msg)
-    columns = np.ascontiguousarray(table.T)
-    for channel, plane in enumerate(planes(array)):
-        cv2.LUT(plane, columns[channel % len(columns)], out[channel])
-
-
-def _oriented(array: Image, transposed: bool, flip_y: bool, flip_x: bool) -> Image:
-    """The image transposed, then its rows reversed, then its columns reversed, as asked."""
-    if not (transposed or flip_y or flip_x):
-        return array
-    if not array.size or not _suits_opencv(array):
+def _oriented(array: Image, symmetry: int) -> Image:
+    """The image transposed, then its rows reversed, then its columns reversed, as `symmetry` says."""
+    transposed, flip_y, flip_x = symmetry & _TRANSPOSED, symmetry & _ROWS, symmetry & _COLUMNS
+    if not _suits_opencv(array):
         turned = array.swapaxes(0, 1) if transposed else array
         return np.ascontiguousarray(turned[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
     if not transposed:
         turned = cv2.flip(array, -1 if flip_y and flip_x else 0 if flip_y else 1)
-    elif flip_y != flip_x:
-        turned = cv2.rotate(array, cv2.ROTATE_90_COUNTERCLOCKWISE if flip_y else cv2.ROTATE_90_CLOCKWISE)
-    else:
+    elif not flip_y and not flip_x:
         turned = cv2.transpose(array)
-        if flip_y:
-            turned = cv2.flip(turned, -1)
+    elif flip_y and flip_x:
+        turned = cv2.flip(cv2.transpose(array), -1)
+    else:
+        turned = cv2.rotate(array, cv2.ROTATE_90_COUNTERCLOCKWISE if flip_y else cv2.ROTATE_90_CLOCKWISE)
     if turned.ndim != array.ndim:  # OpenCV drops the axis of a single channel
         return turned.reshape(*turned.shape[:2], 1)
     return turned
@@ -354,5 +346,6 @@ def _oriented(array: Image, transposed: bool, flip_y: bool, flip_x: bool) -> Ima
 
 def _suits_opencv(array: Image) -> bool:
     """Whether OpenCV can turn images of this dtype and number of channels."""
-    pixel_bytes = array.itemsize * (array.shape[2] if array.ndim == 3 else 1)
-    return pixel_bytes in _CV_TRANSPOSE_BYTES and array.dtype.char in _CV_DTYPE_CHARS
+    shape, dtype = array.shape, array.dtype
+    pixel_bytes = dtype.itemsize * (shape[2] if len(shape) == 3 else 1)
+    return pixel_bytes in _CV_TRANSPOSE_BYTES and dtype.char in _CV_DTYPE_CHARS and bool(array.size)

@@ -57,9 +57,27 @@ def look_up(array: Image, table: npt.NDArray[Any]) -> Image:
     if _translate is None or table.dtype != np.uint8:
         return cv2.LUT(array, table.reshape(1, 256, num_channels)).reshape(array.shape)
     found = planes(array)
-    for plane, column in zip(found, np.ascontiguousarray(table.T), strict=True):
-        _translate(plane.data, column.data, inplace=True)
+    for channel, plane in enumerate(found):
+        look_up_in_place(plane, table[:, channel])
     return interleaved(found)
+
+
+def look_up_in_place(plane: Image, column: npt.NDArray[np.uint8]) -> None:
+    """Replace every value v of a contiguous uint8 array by column[v], a uint8 too."""
+    column = np.ascontiguousarray(column)
+    if _translate is not None:
+        _translate(plane.data, column.data, inplace=True)
+    else:
+        cv2.LUT(plane, column, plane)
+
+
+def composed(table: npt.NDArray[Any], first: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """The table that does `first`, then `table`; per channel if either is."""
+    if first.ndim == 1 or table.ndim == 1:
+        return table[first]
+    if table.shape[1] == 1:
+        return table[:, 0][first]
+    return np.take_along_axis(table, first.astype(np.intp), axis=0)
 
 
 def _one_table(array: Image, table: npt.NDArray[Any]) -> Image:
@@ -77,32 +95,35 @@ def _one_table(array: Image, table: npt.NDArray[Any]) -> Image:
     return cv2.LUT(flat, table).reshape(array.shape)
 
 
-def planes(array: Image) -> list[Image]:
-    """The channels of an image (H, W, C) as contiguous arrays (H, W); new, and ours to change.
+def planes(array: Image) -> Image:
+    """The channels of an image (H, W, C) as an array (C, H, W) of planes, each contiguous; new, and ours to change.
 
     OpenCV splits and merges around the cache where its arrays are aligned alike, for planes too large to be of use
     soon. Ours are used at once: they are laid out unlike, which halves the time of what follows.
     """
     height, width, num_channels = array.shape
-    size = height * width
-    stride = size + (_OFFSET_BYTES // array.itemsize - size) % (_LINE_BYTES // array.itemsize)
-    block = np.empty(stride * num_channels, array.dtype)
-    starts = range(0, stride * num_channels, stride)
-    found = [block[start : start + size].reshape(height, width) for start in starts]
+    found = empty_planes((num_channels, height, width), array.dtype)
     if 1 < num_channels <= _MAX_CV_CHANNELS:
-        cv2.split(array, found)
+        cv2.split(array, list(found))
     else:
-        for channel, plane in enumerate(found):
-            np.copyto(plane, array[:, :, channel])
+        np.copyto(found, array.transpose(2, 0, 1))
     return found
 
 
-def interleaved(channels: Sequence[Image]) -> Image:
+def empty_planes(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Image:
+    """A new array (C, H, W) of planes, each contiguous, no two of them aligned alike."""
+    num, height, width = shape
+    size, itemsize = height * width, dtype.itemsize
+    stride = size * itemsize + (_OFFSET_BYTES - size * itemsize) % _LINE_BYTES
+    return np.ndarray(shape, dtype, np.empty(stride * num, np.uint8), 0, (stride, width * itemsize, itemsize))
+
+
+def interleaved(channels: Sequence[Image] | Image) -> Image:
     """The image (H, W, C) of at most four channels (H, W); a new contiguous array, in the cache."""
     first = channels[0]
     shape = (*first.shape, len(channels))
     block = np.empty(math.prod(shape) + _LINE_BYTES // first.itemsize, first.dtype)
     start = (_OFFSET_BYTES - block.ctypes.data) % _LINE_BYTES // first.itemsize
     merged = block[start : start + math.prod(shape)].reshape(shape)
-    cv2.merge(channels, merged)
+    cv2.merge(list(channels), merged)
     return merged

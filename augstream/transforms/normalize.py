@@ -16,8 +16,9 @@ from ..errors import RecipeError
 from .arguments import is_number, number, one_of, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .canvas import Canvas
-from .lookup import look_up, planes
-from .pointwise import LEVELS, FloatTable, channels_of, max_value, normalize_table
+from .levels import Levels, Quotient, as_levels, levels_of, normalized_levels
+from .lookup import planes
+from .pointwise import LEVELS, channels_of, max_value
 from .tables import check_dtype
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class FloatTableTransform(ImageOnlyTransform):
 
     plan_kind = "floats"
 
-    def float_table(self, shape: tuple[int, ...], pixels: Callable[[], Array]) -> FloatTable:
-        """What takes the values' place in an image of `shape`, (256, C) or (256, 1); `pixels()` is the image itself."""
+    def levels(self, shape: tuple[int, ...], pixels: Callable[[], Array]) -> Levels:
+        """What takes the values' place in an image of `shape`; `pixels()` is the image itself."""
         raise NotImplementedError
 
     def on_floats(self, img: Array) -> Array:
@@ -51,13 +52,13 @@ class FloatTableTransform(ImageOnlyTransform):
         """Hand the table to the canvas."""
         if canvas.dtype != np.uint8:
             return False
-        canvas.float_table(self.float_table(canvas.shape, canvas.pixels))
+        canvas.levels(self.levels(canvas.shape, canvas.pixels))
         return True
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The float32 image."""
         if img.dtype == np.uint8:
-            return look_up(img, self.float_table(img.shape, lambda: img))
+            return as_levels(img, None, self.levels(img.shape, lambda: img))
         return self.on_floats(img)
 
 
@@ -95,7 +96,7 @@ class Normalize(FloatTableTransform):
                 refuse(self, "max_pixel_value", max_pixel_value, "greater than 0")
             self._offset = np.array(means * (num_channels // len(means))) * scale
             self._divisor = np.array(stds * (num_channels // len(stds))) * scale
-            self._table = normalize_table(self._offset, self._divisor)
+            self._levels = normalized_levels(self._offset, self._divisor)
 
     def _constants(self, name: str, value: Any) -> list[float]:
         if is_number(value):
@@ -104,11 +105,11 @@ class Normalize(FloatTableTransform):
             refuse(self, name, value, "a number, or one number for each channel")
         return [float(item) for item in value]
 
-    def float_table(self, shape: tuple[int, ...], pixels: Callable[[], Array]) -> FloatTable:
+    def levels(self, shape: tuple[int, ...], pixels: Callable[[], Array]) -> Levels:
         """The constants' table, or the image's own."""
         if self.normalization != "standard":
-            return _own_table(pixels(), self.normalization)
-        return self._table[:, : self._num_constants(shape)]
+            return _own_levels(pixels(), self.normalization)
+        return self._levels.first(self._num_constants(shape))
 
     def _num_constants(self, shape: tuple[int, ...]) -> int:
         """How many of the constants an image of `shape` takes."""
@@ -161,11 +162,11 @@ _EPSILON_ON_FLOATS = frozenset({
 })  # fmt: skip
 
 
-def _own_table(image: Array, normalization: str) -> FloatTable:
+def _own_levels(image: Array, normalization: str) -> Levels:
     """The table that normalizes a uint8 image by its own constants."""
     offset, divisor = _OWN_CONSTANTS[normalization](image)
     values = (LEVELS[:, None] - offset) / (divisor + _EPSILON)
-    return np.clip(values, -_REACH, _REACH).astype(np.float32)
+    return Levels(np.clip(values, -_REACH, _REACH).astype(np.float32))
 
 
 def _own_floats(image: Array, normalization: str) -> Array:
@@ -187,11 +188,11 @@ class ToFloat(FloatTableTransform):
         if max_value is not None and not number(self, "max_value", max_value, 0):
             refuse(self, "max_value", max_value, "greater than 0")
         self.max_value = max_value
-        self._table = (LEVELS / np.float32(max_value or 255))[:, None]
+        self._levels = levels_of([Quotient(max_value or 255)])
 
-    def float_table(self, shape: tuple[int, ...], pixels: Callable[[], Array]) -> FloatTable:
+    def levels(self, shape: tuple[int, ...], pixels: Callable[[], Array]) -> Levels:
         """v / max_value."""
-        return self._table
+        return self._levels
 
     def on_floats(self, img: Array) -> Array:
         """v / max_value, or v as it is if it is a float."""

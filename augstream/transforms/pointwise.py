@@ -90,11 +90,6 @@ def shift_table(shifts: Sequence[float]) -> Table:
     return np.array([_RAMP[start : start + 256] for start in starts]).T
 
 
-def normalize_table(offset: Image, divisor: Image) -> FloatTable:
-    """v -> (v - offset) / divisor, computed in float64; (256, C) float32 for constants of shape (C,)."""
-    return ((np.arange(256.0)[:, None] - offset) * (1.0 / divisor)).astype(np.float32)
-
-
 # The same on float32 images
 
 
