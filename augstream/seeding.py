@@ -123,16 +123,8 @@ def sample_key(stream: bytes, sample: str, visit: int = 0) -> bytes:
     return subkey(stream, sample, visit)
 
 
-class PendingKey:
-    """The key of call number `count` of a sequence; a call that draws nothing never hashes it."""
-
-    __slots__ = ("base", "prefix")
-
-    def __init__(self, base: bytes, count: int) -> None:
-        self.base = base
-        self.prefix = count.to_bytes(8, "little")
-
-
+PendingKey = tuple[bytes, bytes]
+"""A key and what stands before each slot under it: a call of a sequence, whose own key need not be hashed first."""
 CallKey = bytes | PendingKey
 
 
@@ -167,8 +159,9 @@ class Draws(random.Random):
 
     def move(self, key: CallKey, slot: bytes) -> None:
         """Go to the start of the numbers of `slot` under `key`; hashes nothing before a number is asked for."""
-        if isinstance(key, PendingKey):
-            self._key, self._slot = key.base, key.prefix + slot
+        if isinstance(key, tuple):
+            self._key, prefix = key
+            self._slot = prefix + slot
         else:
             self._key, self._slot = key, slot
         self._block = 0
@@ -203,6 +196,10 @@ class Draws(random.Random):
 
     def random(self) -> float:
         """The next number in [0, 1), with 53 random bits."""
+        position = self._next
+        if 0 < position < 8:  # as `word`, without the call
+            self._next = position + 1
+            return (self._words[position] >> 11) * _DOUBLE_UNIT
         return (self.word() >> 11) * _DOUBLE_UNIT
 
     def getrandbits(self, k: int, /) -> int:

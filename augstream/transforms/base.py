@@ -105,12 +105,15 @@ class BasicTransform(metaclass=TransformMeta):
     kinds: ClassVar[frozenset[str]] = frozenset()
     plan_kind: ClassVar[str] = "pixels"
     """How `fuse` does the work: "view", "table", "floats" or "planes"; "pixels" where it does not."""
+    is_custom: ClassVar[bool] = False
+    """Whether it is defined elsewhere, and may ask for `py_random` and `random_generator`, which nothing here does."""
     _legacy: ClassVar[Mapping[str, str]] = {}
     init_arguments: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let what a subclass overrides count: its `apply` before an inherited `fuse`, its hooks before `draw`."""
         super().__init_subclass__(**kwargs)
+        cls.is_custom = cls.is_custom or not cls.__module__.startswith(__package__)
         own = cls.__dict__.keys()
         if "fuse" not in own and own & {"apply", "apply_to_mask"}:
             cls.fuse = BasicTransform.fuse  # type: ignore[method-assign]  # meant

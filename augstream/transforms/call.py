@@ -99,8 +99,8 @@ class Call:
     """The targets of one call, and the draws that its transforms share one after the other."""
 
     __slots__ = (
-        "applied", "draws", "fused", "key", "kinds", "others", "processors", "rasters", "records", "stacks", "states",
-        "unsettled",
+        "draws", "fused", "is_planar", "key", "kinds", "others", "processors", "rasters", "records", "stacks",
+        "states", "unsettled",
     )  # fmt: skip
 
     def __init__(
@@ -117,29 +117,32 @@ class Call:
         self.states: dict[str, Any] = {}
         self.records: list[Record] | None = [] if record else None
         self.unsettled = False  # whether annotations wait for `settle`
+        self.is_planar = False  # whether a transform has decided the layout of a canvas
 
     def take(self, data: Mapping[str, Any]) -> None:
         """Sort the user's data by kind, checked; None and what no transform knows pass through."""
         kinds = self.kinds
         for name, value in data.items():
             kind = kinds.get(name)
-            if kind is None or value is None or kind in ANNOTATION_KINDS:
+            if kind is None or value is None:
                 self.others[name] = value
             elif kind in RASTER_KINDS:
-                check_raster(name, value)
+                if not isinstance(value, np.ndarray) or value.ndim not in {2, 3}:
+                    check_raster(name, value)
                 self.rasters[name] = Canvas(value, is_mask=kind == "mask")
-            else:
+            elif kind in STACK_KINDS:
                 check_stack(name, value)
                 self.stacks[name] = Stack(value, is_mask=kind == "masks")
+            else:
+                self.others[name] = value
 
     # What a transform may look at
 
     @property
     def first(self) -> Canvas:
         """The canvas whose shape is the shape of the call: the image, else the first raster there is."""
-        image = self.rasters.get("image")
-        if image is not None:
-            return image
+        if "image" in self.rasters:
+            return self.rasters["image"]
         for canvas in self.rasters.values():
             return canvas
         for stack in self.stacks.values():
@@ -151,8 +154,7 @@ class Call:
     @property
     def shape(self) -> tuple[int, ...]:
         """(H, W) or (H, W, C) as the image will be, without computing it."""
-        image = self.rasters.get("image")
-        return self.first.shape if image is None else image.shape
+        return self.first.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -189,18 +191,18 @@ class Call:
 
     def apply(self, transform: BasicTransform, params: Params) -> None:
         """Apply `transform` with `params` to every target of a kind that it knows."""
-        known = transform.kinds
-        shape = self.shape
-        full: Params = {**params, "shape": shape}
+        kinds, known = self.kinds, transform.kinds
+        full: Params = {**params, "shape": self.first.shape}
         for name, canvas in self.rasters.items():
-            if self.kinds[name] in known:
+            if kinds[name] in known:
                 self._apply_to_canvas(transform, canvas, full)
-        for name, stack in self.stacks.items():
-            if self.kinds[name] in known:
-                self._apply_to_stack(transform, self.kinds[name], stack, full)
+        if self.stacks:
+            for name, stack in self.stacks.items():
+                if kinds[name] in known:
+                    self._apply_to_stack(transform, kinds[name], stack, full)
         if self.processors:
             for name, processor in self.processors.items():
-                if self.kinds[name] in known:
+                if kinds[name] in known:
                     self._apply_to_annotations(transform, name, processor, full)
 
     def settle(self) -> None:

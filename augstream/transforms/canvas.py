@@ -33,6 +33,12 @@ _FLOAT32 = np.dtype(np.float32)
 # its columns, are reversed. Transposing what is reversed reverses it the other way.
 _TRANSPOSED, _ROWS, _COLUMNS = 4, 2, 1
 _TURNED_OVER = (4, 6, 5, 7, 0, 2, 1, 3)
+_CV_FLIPS = {_COLUMNS: 1, _ROWS: 0, _ROWS | _COLUMNS: -1}
+_CV_TURNS = {
+    _TRANSPOSED | _ROWS: cv2.ROTATE_90_COUNTERCLOCKWISE,
+    _TRANSPOSED | _COLUMNS: cv2.ROTATE_90_CLOCKWISE,
+}
+_STEPS = {0: slice(None), _ROWS: slice(None, None, -1), _COLUMNS: slice(None, None, -1)}
 
 
 class Source(Protocol):
@@ -240,20 +246,17 @@ class Canvas:
         """
         if self._levels is not None:
             return as_levels(self._placed(at_least), self._table, self._levels)
-        if self._table is None:
-            return self._placed(at_least)
-        array = look_up(self._cropped(at_least), self._table)
+        array = self._cropped(at_least)
+        if self._table is not None:
+            array = look_up(array, self._table)
         return _oriented(array, self._symmetry) if self._symmetry else array
 
     def pixels(self) -> Image:
         """The pixels as a C-contiguous array; computed once."""
-        if self.is_pending or self._array is None:
-            self._start(self._contiguous())
+        if self.is_pending:
+            array = self.readable()
+            self._start(array if array.flags.c_contiguous else np.ascontiguousarray(array))
         return cast(Image, self._array)
-
-    def _contiguous(self) -> Image:
-        array = self.readable() if self.is_pending or self._array is None else self._array
-        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
     def finish(self, out: Image | None = None) -> Image:
         """The finished pixels, in `out` itself if it has their shape and dtype, else in an array of their own.
@@ -262,11 +265,11 @@ class Canvas:
         """
         if self.layout == "chw" and len(self.shape) in {2, 3}:
             return self._planes(out)
-        array = self._contiguous()
+        array = self.readable() if self.is_pending else cast(Image, self._array)
         if out is not None and out.shape == array.shape and out.dtype == array.dtype:
             np.copyto(out, array)
             return out
-        return array
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
     def _planes(self, out: Image | None) -> Image:
         """The pixels as planes (C, H, W), each written once."""
@@ -327,25 +330,18 @@ def _split(array: Image, out: Image) -> None:
 
 def _oriented(array: Image, symmetry: int) -> Image:
     """The image transposed, then its rows reversed, then its columns reversed, as `symmetry` says."""
-    transposed, flip_y, flip_x = symmetry & _TRANSPOSED, symmetry & _ROWS, symmetry & _COLUMNS
-    if not _suits_opencv(array):
-        turned = array.swapaxes(0, 1) if transposed else array
-        return np.ascontiguousarray(turned[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
-    if not transposed:
-        turned = cv2.flip(array, -1 if flip_y and flip_x else 0 if flip_y else 1)
-    elif not flip_y and not flip_x:
-        turned = cv2.transpose(array)
-    elif flip_y and flip_x:
-        turned = cv2.flip(cv2.transpose(array), -1)
+    shape = array.shape
+    num_channels = shape[2] if len(shape) == 3 else 0
+    pixel_bytes = array.itemsize * (num_channels or 1)
+    if pixel_bytes not in _CV_TRANSPOSE_BYTES or array.dtype.char not in _CV_DTYPE_CHARS or not array.size:
+        turned = array.swapaxes(0, 1) if symmetry & _TRANSPOSED else array
+        return np.ascontiguousarray(turned[_STEPS[symmetry & _ROWS], _STEPS[symmetry & _COLUMNS]])
+    if symmetry in _CV_FLIPS:
+        turned = cv2.flip(array, _CV_FLIPS[symmetry])
+    elif symmetry in _CV_TURNS:
+        turned = cv2.rotate(array, _CV_TURNS[symmetry])
     else:
-        turned = cv2.rotate(array, cv2.ROTATE_90_COUNTERCLOCKWISE if flip_y else cv2.ROTATE_90_CLOCKWISE)
-    if turned.ndim != array.ndim:  # OpenCV drops the axis of a single channel
-        return turned.reshape(*turned.shape[:2], 1)
-    return turned
-
-
-def _suits_opencv(array: Image) -> bool:
-    """Whether OpenCV can turn images of this dtype and number of channels."""
-    shape, dtype = array.shape, array.dtype
-    pixel_bytes = dtype.itemsize * (shape[2] if len(shape) == 3 else 1)
-    return pixel_bytes in _CV_TRANSPOSE_BYTES and dtype.char in _CV_DTYPE_CHARS and bool(array.size)
+        turned = cv2.transpose(array)
+        if symmetry != _TRANSPOSED:
+            turned = cv2.flip(turned, -1)
+    return turned.reshape(*turned.shape[:2], 1) if num_channels == 1 else turned  # OpenCV drops the axis

@@ -70,7 +70,9 @@ class Compose(BaseCompose):
     ) -> None:
         super().__init__(transforms, p)
         if mask_interpolation is not None:
-            self.transforms = tuple(with_mask_interpolation(t, mask_interpolation) for t in self.transforms)
+            self._set_transforms(
+                tuple(with_mask_interpolation(t, mask_interpolation) for t in self.transforms)
+            )
         self.is_check_shapes = is_check_shapes
         self.strict = strict
         self.mask_interpolation = mask_interpolation
@@ -167,12 +169,8 @@ class Compose(BaseCompose):
         else:
             call = execute_guarded(self, self._watch, key, data, force=force)
         result = self._collect(call, data)
-        for name, canvas in call.rasters.items():
-            if canvas.layout is not None:
-                result[name] = _tensor(result[name])
-        for name, stack in call.stacks.items():
-            if stack.canvases and stack.canvases[0].layout is not None:
-                result[name] = _tensor_stack(result[name])
+        if call.is_planar:
+            _make_tensors(call, result)
         if call.records is not None:
             self.applied_transforms = result["applied_transforms"]
         return result
@@ -184,7 +182,9 @@ class Compose(BaseCompose):
         if data.keys() == {"image"}:
             check_raster("image", data["image"])
         else:
-            self._prepare(Call(Draws(), b"", self._kinds, fused=self.fused, record=False), data)
+            call = Call(Draws(), b"", self._kinds, fused=self.fused, record=False)
+            call.take(data)
+            self._check(call)
         return data
 
     def _execute(
@@ -194,21 +194,21 @@ class Compose(BaseCompose):
         idle = self._idle_draws
         draws = idle.pop() if idle else Draws()
         call = Call(draws, key, self._kinds, fused=self.fused, record=record or self.save_applied_params)
-        token = current_draws.set(draws)
+        token = current_draws.set(draws) if self.is_custom else None
         try:
-            self._prepare(call, data)
+            call.take(data)
+            if len(data) > 1:
+                self._check(call)
+            if self._processors:
+                self._prepare_annotations(call)
             self.run(call, b"", force=force)
         finally:
-            current_draws.reset(token)
+            if token is not None:
+                current_draws.reset(token)
             idle.append(draws)
         return call
 
-    def _prepare(self, call: Call, data: Mapping[str, Any]) -> None:
-        call.take(data)
-        if len(data) > 1:
-            if self.is_check_shapes:
-                self._check_shapes(call)
-            self._check_annotations(call)
+    def _prepare_annotations(self, call: Call) -> None:
         for name, processor in self._processors.items():
             if call.others.get(name) is not None:
                 call.states[name] = processor.prepare(call.others, call.shape)
@@ -217,8 +217,9 @@ class Compose(BaseCompose):
 
     def _collect(self, call: Call, names: Iterable[str], out: Image | None = None) -> dict[str, Any]:
         """The finished targets and all that passed through, under the names and in the order that they came."""
-        for name, processor in call.processors.items():
-            processor.finish(call.others, call.states[name], call.shape)
+        if call.processors:
+            for name, processor in call.processors.items():
+                processor.finish(call.others, call.states[name], call.shape)
         rasters, stacks = call.rasters, call.stacks
         result: dict[str, Any] = {}
         for name in names:
@@ -245,6 +246,12 @@ class Compose(BaseCompose):
                 "name others in additional_targets"
             )
             raise ValueError(msg)
+
+    def _check(self, call: Call) -> None:
+        """Check that targets fit each other, and that annotations can be read."""
+        if self.is_check_shapes:
+            self._check_shapes(call)
+        self._check_annotations(call)
 
     def _check_annotations(self, call: Call) -> None:
         for name in call.others:
@@ -358,6 +365,16 @@ def _kinds(additional_targets: Mapping[str, str]) -> dict[str, str]:
             raise RecipeError(msg)
         kinds[name] = kind
     return kinds
+
+
+def _make_tensors(call: Call, result: dict[str, Any]) -> None:
+    """Turn the images and masks that ToTensorV2 met into tensors."""
+    for name, canvas in call.rasters.items():
+        if canvas.layout is not None:
+            result[name] = _tensor(result[name])
+    for name, stack in call.stacks.items():
+        if stack.canvases and stack.canvases[0].layout is not None:
+            result[name] = _tensor_stack(result[name])
 
 
 def _tensor(array: Image) -> Any:

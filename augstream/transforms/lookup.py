@@ -24,6 +24,7 @@ except ImportError:
 
 Image = npt.NDArray[Any]
 _MAX_CV_CHANNELS = 4
+_UINT8 = np.dtype(np.uint8)
 _LINE_BYTES = 64  # a line of the cache, and the widest vector
 _OFFSET_BYTES = 16
 
@@ -44,10 +45,10 @@ def look_up(array: Image, table: npt.NDArray[Any]) -> Image:
     """`table[v]` or `table[v, c]` for every value v of channel c of a uint8 image; a new contiguous array."""
     if table.ndim == 2 and table.shape[1] == 1:
         table = table[:, 0]
+    if table.ndim == 1:
+        return _one_table(array, table) if array.size else np.empty(array.shape, table.dtype)
     if not array.size:
         return np.empty(array.shape, table.dtype)
-    if table.ndim == 1:
-        return _one_table(array, table)
     num_channels = array.shape[2] if array.ndim == 3 else 1
     if table.shape[1] != num_channels:
         msg = f"the pipeline's constants are for {table.shape[1]} channels, and the image has {num_channels}"
@@ -81,14 +82,14 @@ def composed(table: npt.NDArray[Any], first: npt.NDArray[np.uint8]) -> npt.NDArr
 
 
 def _one_table(array: Image, table: npt.NDArray[Any]) -> Image:
-    if _translate is not None and table.dtype == np.uint8:
-        column = np.ascontiguousarray(table).data
+    if _translate is not None and table.dtype == _UINT8:
+        column = table if table.flags.c_contiguous else np.ascontiguousarray(table)
         if _TAKES_OUT and array.flags.c_contiguous:
-            found: Image = np.empty(array.shape, np.uint8)
-            _translate(array.data, column, out=found.data)
+            found: Image = np.empty(array.shape, _UINT8)
+            _translate(array.data, column.data, out=found.data)
             return found
         found = np.array(array, order="C")
-        _translate(found.data, column, inplace=True)
+        _translate(found.data, column.data, inplace=True)
         return found
     num_channels = array.shape[2] if array.ndim == 3 else 1
     flat = array if num_channels <= _MAX_CV_CHANNELS else array.reshape(len(array), -1)

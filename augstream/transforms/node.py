@@ -42,7 +42,9 @@ class BaseCompose(metaclass=TransformMeta):
 
     def _set_transforms(self, transforms: tuple[Node, ...]) -> None:
         self.transforms = transforms
-        self._ordinals = [child_slot(b"", ordinal) for ordinal in range(len(transforms))]
+        # Whatever is no transform or composition of ours may have custom transforms below it.
+        self.is_custom = any(getattr(child, "is_custom", True) for child in transforms)
+        self._placed = [(child_slot(b"", ordinal), child) for ordinal, child in enumerate(transforms)]
 
     def __repr__(self) -> str:
         inner = ", ".join(repr(transform) for transform in self.transforms)
@@ -64,7 +66,7 @@ class BaseCompose(metaclass=TransformMeta):
     def run(self, call: Call, slot: bytes, *, force: bool = False) -> None:
         """Run the children one after the other, if this node's gate at `slot` lets them."""
         if force or self.p >= 1.0 or self.is_open(call, slot):
-            for ordinal, transform in zip(self._ordinals, self.transforms, strict=True):
+            for ordinal, transform in self._placed:
                 transform.run(call, slot + ordinal)
                 if call.unsettled:
                     call.settle()
@@ -104,7 +106,7 @@ def with_mask_interpolation(node: Node, interpolation: int) -> Node:
     """A copy of `node` and all below it that resamples masks by `interpolation`."""
     if isinstance(node, BaseCompose):
         changed = copy.copy(node)
-        changed.transforms = tuple(with_mask_interpolation(child, interpolation) for child in node.transforms)
+        changed._set_transforms(tuple(with_mask_interpolation(t, interpolation) for t in node.transforms))
         return changed
     if not hasattr(node, "mask_interpolation"):
         return node

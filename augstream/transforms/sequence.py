@@ -19,7 +19,7 @@ import numpy as np
 
 from ..epochs import EpochBoard
 from ..errors import RecipeError, StateError
-from ..seeding import CallKey, PendingKey, check_seed, seed_key, subkey
+from ..seeding import CallKey, check_seed, seed_key, subkey
 
 WorkerSeed = Literal["torch", "stable"]
 _STATE_VERSION = 1
@@ -95,13 +95,14 @@ class Sequence:
                 random_generator, py_random = self._generators
                 drawn = random_generator.bit_generator.random_raw(2).tobytes()
                 return self._named(subkey(drawn, py_random.getrandbits(63), py_random.getrandbits(63)))
-            worker = _torch_worker()
+            data = sys.modules.get("torch.utils.data")
+            worker = None if data is None else data.get_worker_info()  # as `_torch_worker`, without the call
             pid = os.getpid()
             if worker is not None or pid != self._pid:
                 self._enter(pid, worker)
             count = self._count
             self._count = count + 1
-            return PendingKey(self._key, count)
+            return self._key, count.to_bytes(8, "little")
 
     def _enter(self, pid: int, worker: Any) -> None:
         """Find the sequence's start in the process that this now is, unless it was found before."""

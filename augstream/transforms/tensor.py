@@ -40,6 +40,7 @@ class ToTensorV2(BasicTransform):
 
     def apply_params(self, call: Call, params: Params) -> None:
         """Decide the layout of every image and mask; the pixels are the same whether operations are joined or not."""
+        call.is_planar = True
         for canvas in call.rasters.values():
             self.fuse(canvas, params)
         for stack in call.stacks.values():
