@@ -16,7 +16,7 @@ import numpy as np
 from .arguments import is_number, number_range, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .canvas import Canvas
-from .lookup import look_up
+from .lookup import empty_image, look_up, look_up_in_place, planes
 from .pointwise import (
     LEVELS,
     Table,
@@ -24,6 +24,7 @@ from .pointwise import (
     affine_table,
     as_bytes,
     as_floats,
+    clipped,
     is_grey,
     shift_table,
     truncated,
@@ -89,35 +90,96 @@ class ColorJitter(ImageOnlyTransform):
         params["order"] = order
         return params
 
+    def fuse(self, canvas: Canvas, params: Params) -> bool:
+        """Do the work on uint8 pixels; the table that comes last joins what follows."""
+        if canvas.dtype != np.uint8:
+            return False
+        check_grey_or_rgb(self, canvas.shape)
+        sheet = _jitter_bytes(canvas.pixels(), _factors(params), params["order"])
+        canvas.set(sheet.pixels)
+        if sheet.table is not None:
+            canvas.table(sheet.table)
+        return True
+
     def apply(self, img: Array, **params: Any) -> Array:
         """The image in other colours."""
         check_dtype(self, img)
         check_grey_or_rgb(self, img.shape)
-        factors = (params["brightness"], params["contrast"], params["saturation"], params["hue"])
-        jitter = _jitter_bytes if img.dtype == np.uint8 else _jitter_floats
-        return jitter(img, factors, params["order"])
+        if img.dtype != np.uint8:
+            return _jitter_floats(img, _factors(params), params["order"])
+        result = _jitter_bytes(img, _factors(params), params["order"]).current()
+        return img.copy() if result is img else result
 
 
-def _jitter_bytes(image: Array, factors: tuple[float, ...], order: list[int]) -> Array:
-    """The four operations on a uint8 image; neighbouring tables are joined before pixels are touched."""
-    waiting: Table | None = None
-    result = image
+def _factors(params: Params) -> tuple[float, ...]:
+    return params["brightness"], params["contrast"], params["saturation"], params["hue"]
+
+
+class _Sheet:
+    """A uint8 image under several colour operations: tables wait for each other, and memory is used again.
+
+    `pixels` are the caller's until the first operation that needs them; from then on they are ours.
+    """
+
+    __slots__ = ("_out", "_spare", "is_grey", "pixels", "table")
+
+    def __init__(self, image: Array) -> None:
+        self.pixels = image
+        self.is_grey = is_grey(image.shape)
+        self.table: Table | None = None
+        self._out: Array | None = None
+        self._spare: Array | None = None
+
+    def look_up(self, table: Table) -> None:
+        """Let `table` wait for the next operation that is none."""
+        self.table = table if self.table is None else table[self.table]
+
+    def current(self) -> Array:
+        """The pixels, after the table that waits."""
+        table, self.table = self.table, None
+        if table is not None and self.pixels is self._out:
+            look_up_in_place(self.pixels, table)
+        elif table is not None:
+            self.pixels = self._out = look_up(self.pixels, table)
+        return self.pixels
+
+    def blend_with_grey(self, factor: float) -> None:
+        """Blend an RGB image with (or drive it away from, above 1) its grey."""
+        image, (out, spare) = self.current(), self._memory()
+        cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, spare)
+        self.pixels = self._out = cv2.addWeighted(image, factor, spare, 1 - factor, 0, out)
+
+    def turn_hue(self, table: Table) -> None:
+        """Look the hue of an RGB image up."""
+        image, (out, spare) = self.current(), self._memory()
+        found = planes(cv2.cvtColor(image, cv2.COLOR_RGB2HSV, spare))
+        look_up_in_place(found[0], table)
+        cv2.merge(list(found), spare)
+        self.pixels = self._out = cv2.cvtColor(spare, cv2.COLOR_HSV2RGB, out)
+
+    def _memory(self) -> tuple[Array, Array]:
+        """Where the next image is written to, and what there is besides."""
+        if self._out is None:
+            self._out = empty_image(self.pixels.shape, self.pixels.dtype)
+        if self._spare is None:
+            self._spare = empty_image(self.pixels.shape, self.pixels.dtype)
+        return self._out, self._spare
+
+
+def _jitter_bytes(image: Array, factors: tuple[float, ...], order: list[int]) -> _Sheet:
+    """The four operations on a uint8 image; the last table may still wait."""
+    sheet = _Sheet(image)
     for step in order:
         factor = factors[step]
-        if step in {BRIGHTNESS, CONTRAST}:
-            if factor == 1:
-                continue
-            if step == CONTRAST and waiting is not None:
-                result, waiting = look_up(result, waiting), None
-            table = affine_table(factor, 0) if step == BRIGHTNESS else _contrast_table(result, factor)
-            waiting = table if waiting is None else table[waiting]
-        elif not is_grey(image.shape):
-            if waiting is not None:
-                result, waiting = look_up(result, waiting), None
-            result = saturated(result, factor) if step == SATURATION else turned(result, factor)
-    if waiting is not None:
-        return look_up(result, waiting)
-    return image.copy() if result is image else result
+        if step == BRIGHTNESS and factor != 1:
+            sheet.look_up(affine_table(factor, 0))
+        elif step == CONTRAST and factor != 1:
+            sheet.look_up(_contrast_table(sheet.current(), factor))
+        elif step == SATURATION and factor != 1 and not sheet.is_grey:
+            sheet.blend_with_grey(factor)
+        elif step == HUE and factor != 0 and not sheet.is_grey:
+            sheet.turn_hue(hue_table(180 * factor))
+    return sheet
 
 
 def _contrast_table(image: Array, factor: float) -> Table:
@@ -131,30 +193,6 @@ def _contrast_table(image: Array, factor: float) -> Table:
 def _mean_grey(image: Array) -> float:
     grey = image if is_grey(image.shape) else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return float(cv2.mean(grey)[0])
-
-
-def saturated(image: Array, factor: float) -> Array:
-    """An RGB image blended with (or driven away from, above 1) its grey: uint8, or float32 clipped to 0…1."""
-    if factor == 1:
-        return image
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    if factor == 0:
-        return grey
-    blend = cv2.addWeighted(image, factor, grey, 1 - factor, 0, grey)
-    return blend if image.dtype == np.uint8 else np.clip(blend, 0, 1, out=blend)
-
-
-def turned(image: Array, turns: float) -> Array:
-    """An RGB image with its hue turned: uint8 by whole steps of two degrees, float32 exactly."""
-    if turns == 0:
-        return image
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    if image.dtype == np.uint8:
-        hue = look_up(cv2.extractChannel(hsv, 0), hue_table(180 * turns))
-    else:
-        hue = np.mod(cv2.extractChannel(hsv, 0) + np.float32(360 * turns), np.float32(360))
-    cv2.insertChannel(hue, hsv, 0)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def hue_table(shift: float) -> Table:
@@ -172,11 +210,25 @@ def _jitter_floats(image: Array, factors: tuple[float, ...], order: list[int]) -
             result = affine(result, factor, 0)
         elif step == CONTRAST and factor != 1:
             result = affine(result, factor, _mean_grey(result) * (1 - factor))
-        elif step == SATURATION and not is_grey(image.shape):
-            result = saturated(result, factor)
-        elif step == HUE and not is_grey(image.shape):
-            result = turned(result, factor)
+        elif step == SATURATION and factor != 1 and not is_grey(image.shape):
+            result = _saturated(result, factor)
+        elif step == HUE and factor != 0 and not is_grey(image.shape):
+            result = _turned(result, factor)
     return image.copy() if result is image else result
+
+
+def _saturated(image: Array, factor: float) -> Array:
+    """A float32 RGB image blended with its grey."""
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return clipped(cv2.addWeighted(image, factor, grey, 1 - factor, 0, grey))
+
+
+def _turned(image: Array, turns: float) -> Array:
+    """A float32 RGB image with its hue turned."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hue = np.mod(cv2.extractChannel(hsv, 0) + np.float32(360 * turns), np.float32(360))
+    cv2.insertChannel(hue, hsv, 0)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 class HueSaturationValue(ImageOnlyTransform):

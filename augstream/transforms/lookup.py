@@ -63,13 +63,13 @@ def look_up(array: Image, table: npt.NDArray[Any]) -> Image:
     return interleaved(found)
 
 
-def look_up_in_place(plane: Image, column: npt.NDArray[np.uint8]) -> None:
-    """Replace every value v of a contiguous uint8 array by column[v], a uint8 too."""
+def look_up_in_place(array: Image, column: npt.NDArray[np.uint8]) -> None:
+    """Replace every value v of a contiguous uint8 array of at most four channels by column[v], a uint8 too."""
     column = np.ascontiguousarray(column)
     if _translate is not None:
-        _translate(plane.data, column.data, inplace=True)
+        _translate(array.data, column.data, inplace=True)
     else:
-        cv2.LUT(plane, column, plane)
+        cv2.LUT(array, column, array)
 
 
 def composed(table: npt.NDArray[Any], first: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
@@ -122,9 +122,14 @@ def empty_planes(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Image:
 def interleaved(channels: Sequence[Image] | Image) -> Image:
     """The image (H, W, C) of at most four channels (H, W); a new contiguous array, in the cache."""
     first = channels[0]
-    shape = (*first.shape, len(channels))
-    block = np.empty(math.prod(shape) + _LINE_BYTES // first.itemsize, first.dtype)
-    start = (_OFFSET_BYTES - block.ctypes.data) % _LINE_BYTES // first.itemsize
-    merged = block[start : start + math.prod(shape)].reshape(shape)
+    merged = empty_image((*first.shape, len(channels)), first.dtype)
     cv2.merge(list(channels), merged)
     return merged
+
+
+def empty_image(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
+    """A new contiguous array that OpenCV merges into within the cache."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    block = np.empty(num_bytes + _LINE_BYTES, np.uint8)
+    address: int = block.__array_interface__["data"][0]
+    return np.ndarray(shape, dtype, block, (_OFFSET_BYTES - address) % _LINE_BYTES)
