@@ -222,10 +222,18 @@ class Canvas:
         shows the whole image, so that a source may give fewer pixels, but no fewer than `size`.
         """
         self._touch()
-        inner = Canvas.__new__(Canvas)
-        for name in _STATE:
-            setattr(inner, name, getattr(self, name))
-        self._wait(Later(inner, size, work, resizes=resizes))
+        self._wait(Later(self._moved(), size, work, resizes=resizes))
+
+    def _moved(self) -> Canvas:
+        """A canvas with all that is pending here."""
+        other = Canvas.__new__(Canvas)
+        other._array, other._source = self._array, self._source
+        other._box, other._symmetry, other._table, other._levels = (
+            self._box, self._symmetry, self._table, self._levels,
+        )  # fmt: skip
+        other.shape, other.dtype, other.is_pending = self.shape, self.dtype, self.is_pending
+        other.is_mask, other.layout = self.is_mask, None
+        return other
 
     @property
     def waiting(self) -> Source | None:
@@ -311,9 +319,6 @@ class Canvas:
             msg = "a transform stands after ToTensorV2, which must be the last one of its Compose"
             raise RecipeError(msg)
         self.is_pending = True
-
-
-_STATE = tuple(name for name in Canvas.__slots__ if name != "layout")
 
 
 def _split(array: Image, out: Image) -> None:

@@ -25,8 +25,8 @@ Borders = tuple[int, int, int, int]  # top, bottom, left, right
 Work = Callable[[Image, Any], Image]  # an array that OpenCV knows, and its fill -> the result
 
 _MAX_CHANNELS = 4
-_BLENDED = frozenset({"u1", "u2", "i2", "f4", "f8"})
-_MOVED = _BLENDED | {"i4"}
+_BLENDED = frozenset(map(np.dtype, ("u1", "u2", "i2", "f4", "f8")))
+_MOVED = _BLENDED | {np.dtype("i4")}
 _CARRIERS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
 _NEAREST = frozenset({cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT})
 
@@ -101,8 +101,7 @@ def remap(image: Image, map_x: Image, map_y: Image, sampling: Sampling) -> Image
 def _done(image: Image, size: Size, sampling: Sampling, work: Work) -> Image:
     """`work` on `image`, whose result has `size`, by way of what OpenCV takes."""
     dtype = image.dtype
-    kind = dtype.str[1:]
-    if kind not in _BLENDED and not (kind in _MOVED and sampling.interpolation in _NEAREST):
+    if dtype not in _BLENDED and not (dtype in _MOVED and sampling.interpolation in _NEAREST):
         return _carried(image, size, sampling, work)
     num_channels = image.shape[2] if image.ndim == 3 else 1
     values = _values(sampling.fill, num_channels)
@@ -138,7 +137,7 @@ def _plain_fill(fill: Image) -> Fill:
 def _values(fill: Fill, num_channels: int) -> tuple[float, ...]:
     """One number for each channel, and for OpenCV four at least where they are all the same."""
     if not isinstance(fill, tuple):
-        return (fill,) * max(num_channels, _MAX_CHANNELS)
+        return (fill,) * (num_channels if num_channels > _MAX_CHANNELS else _MAX_CHANNELS)
     if len(fill) != num_channels:
         msg = (
             f"a fill of {len(fill)} numbers, {fill!r}, was given for an image of {num_channels} channels; "
