@@ -323,7 +323,8 @@ class Pool:
         post.deaths.append(at[2] if at is not None and at[:2] == (epoch, step) else None)
         if len(post.deaths) < self._max_respawns:
             return None
-        times = f"{len(post.deaths)} times in epoch {epoch}, step {step}: the last {fate}"
+        when = f"in epoch {epoch}, step {step}: the last {fate}"
+        times = f"{len(post.deaths)} times {when}"
         places = [place for place in post.deaths if place is not None]
         if gone.page is None:
             return WorkerError(
@@ -336,9 +337,15 @@ class Pool:
         names = self._names(epoch, step)
         place = max(places, key=places.count)
         shard, key = names[place] if place < len(names) else (None, None)
+        count = places.count(place)
+        if count == 1 < self._max_respawns:  # each at another sample: none of them is at fault
+            return WorkerError(
+                f"worker {post.number} died, each time at another sample, {times}; that is the machine rather than the "
+                "data, memory running out for instance: use fewer workers, or pass a larger max_respawns"
+            )
         msg = (
             f"{'collating a batch' if key is None else f'sample {key!r} of shard {shard!r}'} killed its worker "
-            f"{times}; pass on_error='skip' to leave out samples that do. The batch held "
+            f"{count} times {when}; pass on_error='skip' to leave out samples that do. The batch held "
             f"{', '.join(repr(key) for _, key in names)}"
         )
         return PoisonError(msg, shard=shard, key=key)

@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, reduction, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from .batching import Definition
 from .channel import Channel
-from .errors import RecipeError
+from .errors import RecipeError, WorkerError
 from .plan import Topology
+from .slots import anonymous_file
 from .workers import work
 
 JOIN_S = 5.0
 """For a process that was killed to be gone."""
+
+
+_MAX_TRIES = 3
+
+
+class Parcel:
+    """A value that reaches a process being started in memory of its own, and comes out there as itself.
+
+    multiprocessing writes what it sends into a pipe of 64 KiB, of which the trainer holds both ends: a worker that
+    is killed before it has read more than that leaves its trainer writing for ever.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._file = -1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        packed = reduction.ForkingPickler.dumps(self._value)
+        self.close()
+        self._file = anonymous_file(0)
+        with open(self._file, "wb", closefd=False) as file:
+            file.write(packed)
+        return _unpacked, (reduction.DupFd(self._file),)
+
+    def close(self) -> None:
+        """Give the memory back, once the process has started: it has a descriptor of its own."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _unpacked(descriptor: Any) -> Any:
+    with open(descriptor.detach(), "rb") as file:
+        file.seek(0)
+        return pickle.load(file)  # noqa: S301  # our own process's
 
 
 def start(
@@ -25,14 +63,27 @@ def start(
 
     Raises `RecipeError` if the start method has to pickle the stream, and cannot.
     """
+    for _ in range(_MAX_TRIES):
+        try:
+            return _start_once(context, stream, topology, number)
+        except (EOFError, ConnectionError) as error:  # it, or the server that forks it, died on the way
+            reason = error
+    msg = f"no worker could be started by {context.get_start_method()}, {_MAX_TRIES} times: the last time {reason!r}"
+    raise WorkerError(msg) from reason
+
+
+def _start_once(
+    context: BaseContext, stream: Definition, topology: Topology, number: int
+) -> tuple[BaseProcess, Channel]:
+    method = context.get_start_method()
     trainers, workers = Channel.pair()
+    parcel = Parcel(stream)
     process: BaseProcess = context.Process(  # type: ignore[attr-defined]  # every context has it
         target=work,
-        args=(stream, topology, number, workers),
+        args=(stream if method == "fork" else parcel, topology, number, workers),
         name=f"augstream-worker-{number}",
         daemon=True,
     )
-    method = context.get_start_method()
     if method != "fork":  # what serves all processes must not inherit the mask below
         resource_tracker.ensure_running()
     if method == "forkserver":
@@ -48,9 +99,13 @@ def start(
             "functions and classes at the top level of a module, or pass multiprocessing_context='fork'"
         )
         raise RecipeError(msg) from error
+    except BaseException:
+        trainers.close()
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         workers.close()
+        parcel.close()
     return process, trainers
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import phases
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # albumentations 2.0.8, the oracle of some tests, must not look for its updates on the network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 # Machines are shared and slow at times; a test that hangs is told by pytest's own timeout.
-settings.register_profile("augstream", deadline=None)
+settings.register_profile("augstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("augstream")
 
 

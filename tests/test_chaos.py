@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -107,6 +109,49 @@ def test_recovery_is_quick(shards, method, num_kills, limit_s, record_property):
     assert statistics.median(times) < limit_s
 
 
+def starting() -> set[int]:
+    """Workers that spawn or forkserver started, as the system sees them: however far they have come."""
+    parents, scripts = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            stat = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            if stat[0] != "Z":
+                parents[int(folder.name)] = int(stat[1])
+                scripts[int(folder.name)] = (folder / "cmdline").read_text()
+    ours = {pid for pid, parent in parents.items() if parent == os.getpid()}
+    forked = {pid for pid, parent in parents.items() if parent in ours and "forkserver" in scripts[parent]}
+    return forked | {pid for pid in ours if "spawn_main" in scripts[pid]}
+
+
+@dataclass(frozen=True)
+class Ballast(ResizeByHand):
+    """More than a pipe holds, which a worker has to be sent."""
+
+    ballast: bytes = bytes(300_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_worker_that_is_killed_before_it_has_read_what_it_is_sent_is_replaced(shards, method):
+    dataset = dataset_of(shards, Ballast())
+    before, killed = starting(), set()
+
+    def kill_two():
+        while len(killed) < 2:
+            for pid in starting() - before - killed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)
+
+    killer = threading.Thread(target=kill_two, daemon=True)
+    killer.start()
+    with A.StreamLoader(
+        dataset, num_workers=1, multiprocessing_context=method, max_respawns=5, timeout_s=20
+    ) as loader:
+        assert [digests(loader)] == epochs_of(dataset, 1)
+    killer.join()
+
+
 def test_a_worker_that_hangs_is_replaced(shards, caplog, capfd):
     dataset = dataset_of(shards)
     with A.StreamLoader(dataset, num_workers=2, prefetch_factor=1, timeout_s=0.5) as loader:
@@ -195,6 +240,18 @@ class TestPoison:
             assert loader.stats.respawns == 2
             assert loader.state_dict()["skipped"] == []
 
+    def test_none_is_blamed_where_each_death_is_at_another(self, shards, tmp_path):
+        """As where memory runs out: to skip a sample for it would change the stream by chance."""
+        first = next(iter(dataset_of(shards, ResizeByHand())))["__key__"]
+        stage = DieOnceAt(keys=tuple(first), folder=str(tmp_path))
+        with A.StreamLoader(dataset_of(shards, stage, on_error="skip"), num_workers=1) as loader:
+            with pytest.raises(
+                WorkerError, match="died, each time at another sample, 3 times in epoch 0, step 0"
+            ):
+                digests(loader)
+            assert loader.state_dict()["skipped"] == []
+            assert digests(loader) == epochs_of(dataset_of(shards, ResizeByHand()), 1)[0]
+
     def test_a_stage_that_ends_its_process_is_named_too(self, shards):
         with (
             A.StreamLoader(dataset_of(shards, ExitAt(keys=(self.KEY,))), num_workers=1) as loader,
@@ -209,6 +266,18 @@ class TestPoison:
             pytest.raises(WorkerError, match="collating a batch killed its worker 3 times"),
         ):
             digests(loader)
+
+
+@dataclass(frozen=True)
+class DieOnceAt(DieAt):
+    """Kills the worker that computes some keys, once for each."""
+
+    def __call__(self, sample, rng):
+        mark = Path(self.folder) / sample["__key__"]
+        if sample["__key__"] in self.keys and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), self.signal)
+        return ResizeByHand.__call__(self, sample, rng)
 
 
 def die_collating(_samples):

@@ -106,20 +106,26 @@ import json, sys
 from engine import dataset_of, digests
 import augstream as A
 job = json.load(sys.stdin)
-with A.StreamLoader(dataset_of(job["shards"]), num_workers=job["num_workers"]) as loader:
-    loader.load_state_dict(job["state"])
-    print(json.dumps(digests(loader)))
+found = []
+for num_workers in job["num_workers"]:
+    with A.StreamLoader(dataset_of(job["shards"]), num_workers=num_workers) as loader:
+        for state in job["states"]:
+            loader.load_state_dict(state)
+            found.append(digests(loader))
+print(json.dumps(found))
 """
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_resume_in_a_fresh_process(dataset, epochs, shards, num_workers):
-    with A.StreamLoader(dataset, num_workers=2) as loader:
-        for _ in itertools.islice(loader, 6):
-            pass
-        job = {"shards": shards, "num_workers": num_workers, "state": loader.state_dict()}
-    assert json.loads(run_script("-c", RESUME, text=json.dumps(job))) == epochs[0][6:]
+    """After every batch of an epoch, into every number of workers."""
+    with A.StreamLoader(dataset, num_workers=num_workers) as loader:
+        states = [loader.state_dict(), *[loader.state_dict() for _ in loader]]
+    counts = [0, 1, 2, 5]
+    job = {"shards": shards, "num_workers": counts, "states": states}
+    rest = [epochs[0][done:] or epochs[1] for done in range(len(states))]
+    assert json.loads(run_script("-c", RESUME, text=json.dumps(job))) == rest * len(counts)
 
 
 @pytest.mark.processes
