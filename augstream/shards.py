@@ -236,8 +236,10 @@ class _LocalShard:
     def read(self, offset: int, length: int) -> bytes:
         return os.pread(self._fd, length, offset)
 
-    def __del__(self) -> None:
-        os.close(self._fd)
+    def __del__(
+        self, close: Callable[[int], None] = os.close
+    ) -> None:  # at the interpreter's end `os` is gone
+        close(self._fd)
 
 
 class ShardReader:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from augstream import shards
 from augstream.errors import RecipeError, ShardError
 from augstream.indexing import build_index
 from augstream.shards import ShardReader
@@ -96,6 +97,16 @@ def test_a_fork_shares_nothing_that_moves(index):
     for _ in range(50):
         assert [reader.read(1, i) for i in range(5)] == expected
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_shards_are_closed_also_when_the_interpreter_has_taken_its_modules_down(index, monkeypatch):
+    reader = ShardReader(index)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    reader.read(1, 0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    monkeypatch.setattr(shards, "os", None)
+    del reader
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_threads_may_share_a_reader_whose_files_come_and_go(index):
