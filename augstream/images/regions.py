@@ -20,6 +20,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import repeat
 from typing import Any
 
 import cv2
@@ -59,16 +60,15 @@ def decode_region(data: bytes, box: Box, header: ImageHeader | None = None) -> I
     than plain JPEGs, damaged ones, and where Pillow has no libjpeg-turbo. header: as in `plain_size`.
     """
     library = _library()
-    if library is None:
-        return None
-    size = plain_size(data, header)
-    if size is None:
+    header = read_header(data) if header is None else header
+    size = None if library is None or header is None else plain_size(data, header)
+    if library is None or header is None or size is None:
         return None
     y0, x0, y1, x1 = box
     if not (0 <= y0 < y1 <= size[0] and 0 <= x0 < x1 <= size[1]):
         msg = f"rows {y0}:{y1}, columns {x0}:{x1} do not lie inside the {size[0]} x {size[1]} image"
         raise RecipeError(msg)
-    return library.decode(data, size, box)
+    return library.decode(data, size, box, _rows_of_colour(data, header))
 
 
 def has_regions() -> bool:
@@ -104,6 +104,11 @@ def plain_size(data: bytes, header: ImageHeader | None = None) -> tuple[int, int
     look = _is_plain if len(head) <= _MAX_KNOWN_BYTES else _is_plain.__wrapped__
     plain = look(head, header.frame_at)
     return (header.height, header.width) if plain else None
+
+
+def _rows_of_colour(data: bytes, header: ImageHeader) -> int:
+    """How many rows of pixels one sample of colour of a plain JPEG covers: the first component's vertical sampling."""
+    return data[header.frame_at + 11] & 15
 
 
 @lru_cache(maxsize=512)
@@ -257,12 +262,32 @@ class _Instance:
     """One decompressor of the library, used for one image after the other: making one asks the processor who it is,
     which takes as long as decoding a stamp."""
 
-    __slots__ = ("decoder", "errors")
+    __slots__ = ("at", "decoder", "errors", "pointers", "references")
 
     def __init__(self, library: Any) -> None:
         self.errors, self.decoder = _Errors(), _Decoder()
+        self.at = ctypes.byref(self.decoder)
         self.decoder.errors = library.std_error(ctypes.addressof(self.errors))
-        library.CreateDecompress(ctypes.addressof(self.decoder), _ABI, ctypes.sizeof(_Decoder))
+        library.CreateDecompress(self.at, _ABI, ctypes.sizeof(_Decoder))
+        self._make_room(512)
+
+    def _make_room(self, num_rows: int) -> None:
+        array = (_POINTER * (num_rows + 1))()
+        self.pointers: npt.NDArray[np.uintp] = np.frombuffer(array, dtype=np.uintp)  # type: ignore[call-overload]  # a ctypes array is a buffer
+        self.references = [ctypes.byref(array, 8 * row) for row in range(num_rows)]
+
+    def rows_of(self, part: Image, step: int) -> list[Any]:
+        """For each turn of `step` rows of `part`, a reference to the pointers to them."""
+        height = len(part)
+        if height > len(self.references):
+            self._make_room(2 * height)
+        first, row_bytes = part.ctypes.data, part.strides[0]
+        stop = first + height * row_bytes
+        self.pointers[:height] = np.arange(first, stop, row_bytes, dtype=np.uintp)
+        self.pointers[height] = (
+            stop - row_bytes
+        )  # the last turn may be a row short, and must not write elsewhere
+        return self.references[:height:step]
 
 
 def _function(library: ctypes.CDLL, name: str) -> Any:
@@ -279,22 +304,25 @@ class _Library:
         library, alone = ctypes.CDLL(path), ctypes.PyDLL(path)
         for name in _FUNCTIONS:
             setattr(self, name.removeprefix("jpeg_"), _function(library, name))
-        # Two rows take less time than letting go of the interpreter and taking it back, which is needed only where
-        # other threads wait for it.
+        # It gives two rows a call, so that what a call costs counts: letting go of the interpreter and taking it back
+        # is needed only where other threads wait for it, and arguments that are what they should be need no check.
         self.read_scanlines_alone = _function(alone, "jpeg_read_scanlines")
+        self.read_scanlines_alone.argtypes = self.read_scanlines.argtypes = None
         self._idle: list[_Instance] = []
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
 
-    def decode(self, data: bytes, size: tuple[int, int], box: Box) -> Image | None:
-        """The pixels of `box` of a plain JPEG of `size`, or None if its scan is damaged as far as it was read."""
+    def decode(self, data: bytes, size: tuple[int, int], box: Box, step: int) -> Image | None:
+        """The pixels of `box` of a plain JPEG of `size`, or None if its scan is damaged as far as it was read.
+
+        step: how many rows of pixels its smallest piece of colour covers, as `_rows_of_colour` says.
+        """
         try:
             instance = self._idle.pop()
         except IndexError:
             instance = _Instance(self)
-        errors, decoder = instance.errors, instance.decoder
-        at = ctypes.addressof(decoder)
+        errors, decoder, at = instance.errors, instance.decoder, instance.at
         try:
             self.mem_src(at, data, len(data))
             self.read_header(at, 1)
@@ -303,33 +331,27 @@ class _Library:
             self.start_decompress(at)
             if (decoder.output_height, decoder.output_width) != size:
                 return None
-            part = self._rows(at, size, box)
+            part = self._rows(instance, size, box, step)
             return part if errors.num_warnings == 1 else None
         finally:
             self.abort_decompress(at)
             self._idle.append(instance)
 
-    def _rows(self, decoder: int, size: tuple[int, int], box: Box) -> Image | None:
+    def _rows(self, instance: _Instance, size: tuple[int, int], box: Box, step: int) -> Image | None:
         y0, x0, y1, x1 = box
-        top, bottom = max(0, y0 - _MARGIN), min(size[0], y1 + _MARGIN)
+        # Every call gives `step` rows if the first one is a multiple of it; the last gives what is left of the image.
+        top, bottom = max(0, y0 - _MARGIN) // step * step, min(size[0], -(-(y1 + _MARGIN) // step) * step)
         left = ctypes.c_uint(max(0, x0 - _MARGIN))
         width = ctypes.c_uint(min(size[1], x1 + _MARGIN) - left.value)
-        self.crop_scanline(
-            decoder, ctypes.addressof(left), ctypes.addressof(width)
-        )  # moves left to a block's edge
+        at = instance.at
+        self.crop_scanline(at, ctypes.byref(left), ctypes.byref(width))  # moves left to a block's edge
         if top:
-            self.skip_scanlines(decoder, top)
+            self.skip_scanlines(at, top)
         part = np.empty((bottom - top, width.value, 3), np.uint8)
-        first, row_bytes = part.ctypes.data, part.strides[0]
-        rows = np.arange(first, first + part.nbytes, row_bytes, dtype=np.uintp)
         read = self.read_scanlines_alone if threading.active_count() == 1 else self.read_scanlines
-        row, left_over = rows.ctypes.data, len(part)
-        while left_over:
-            num_read = read(decoder, row, left_over)
-            if num_read == 0:
-                return None
-            row += num_read * rows.itemsize
-            left_over -= num_read
+        num_read = sum(map(read, repeat(at), instance.rows_of(part, step), repeat(step)))
+        if num_read != len(part):
+            return None
         return part[y0 - top : y1 - top, x0 - left.value : x1 - left.value]
 
 
@@ -369,6 +391,9 @@ def _agrees(library: _Library, sampling: int | None) -> bool:
     encoded = cv2.imencode(".jpg", picture, options)[1]
     data = encoded.tobytes()
     whole: Any = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
-    size = plain_size(data)
-    part = None if size is None else library.decode(data, size, (18, 33, 31, 58))
+    header = read_header(data)
+    size = plain_size(data, header)
+    if header is None or size is None:
+        return False
+    part = library.decode(data, size, (18, 33, 31, 58), _rows_of_colour(data, header))
     return part is not None and np.array_equal(part, whole[18:31, 33:58])
