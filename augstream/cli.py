@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "preview": ("tools.commands", "a contact sheet of augmented samples"),
     "replay": ("tools.commands", "compute one augmented sample again, from its address"),
     "diff": ("tools.diff", "where two runs part, by their ledgers"),
+    "verify": ("tools.verify", "run a pipeline in many ways, compare, and say what makes it differ"),
     "bench": ("tools.bench", "where a stream's time goes, and what to change next"),
 }
 """Name of each command: the room of its ``register_NAME``, and what it is for. Only the one asked for is loaded."""

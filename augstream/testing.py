@@ -9,9 +9,7 @@ import os
 import random
 import signal
 import tarfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .digest import digest
 from .errors import RecipeError
 from .seeding import generator, seed_key, subkey
+from .tools.comparing import Seen, compare, global_generators, loading, seen
 
 if TYPE_CHECKING:
     from .dataset import BatchDataset
-    from .loader import StreamLoader
+    from .tools.verify import Verdict
 
 
 def make_shards(
@@ -93,86 +91,35 @@ def _picture(height: int, width: int, words: npt.NDArray[np.uint64]) -> npt.NDAr
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """One delivered batch: which, the digest of each of its fields, and its samples' keys."""
+def verify(
+    dataset: BatchDataset,
+    *,
+    num_epochs: int = 2,
+    num_batches: int = 3,
+    num_workers: Sequence[int] = (1, 2),
+    methods: Sequence[str] = ("fork",),
+) -> Verdict:
+    """Run `dataset` in many ways, compare all of them, and name what is at fault: transform, line, and suspect.
 
-    epoch: int
-    number: int
-    fields: dict[str, str]
-    keys: tuple[str, ...]
+    What ``augstream verify`` prints: ``verdict.holds``, ``verdict.lines()``, ``verdict.to_dict()``. It runs the first
+    batches of the first epochs again, by each number of workers and each start method, in threads, in a stock
+    DataLoader, resumed and with a worker killed; then it computes some samples step by step while the global
+    generators, the clock, fresh memory, the order of the samples and the process are varied, one after the other.
 
-    @classmethod
-    def of(cls, epoch: int, number: int, batch: Any) -> _Seen:
-        """What is remembered of `batch`."""
-        named = batch if isinstance(batch, dict) else {"batch": batch}
-        fields = {str(name): digest(value) for name, value in named.items()}
-        return cls(epoch, number, fields, tuple(named.get("__key__", ())))
+    Not found: what only another machine, or another release of a library, would change; what none of the samples shows.
+    """
+    from .tools.verify import verify as run  # which imports torch
 
-
-def _seen(loader: StreamLoader, num_epochs: int, num_batches: int | None, first: int = 0) -> list[_Seen]:
-    """The batches of the next epochs; of each no more than `num_batches`, the first numbered `first`."""
-    seen = []
-    for _ in range(num_epochs):
-        epoch = loader.epoch
-        left = None if num_batches is None else num_batches - first
-        batches = enumerate(islice(loader, left), first)
-        seen += [_Seen.of(epoch, number, batch) for number, batch in batches]
-        loader.set_epoch(epoch + 1)
-        first = 0
-    return seen
+    return run(
+        dataset, num_epochs=num_epochs, num_batches=num_batches, num_workers=num_workers, methods=methods
+    )
 
 
-def _compare(expected: Sequence[_Seen], found: Sequence[_Seen], how: str) -> None:
-    """Raise `AssertionError`, saying where the first difference is, unless both are equal."""
-    for one, other in zip(expected, found, strict=False):
-        if one == other:
-            continue
-        where = f"batch {one.number} of epoch {one.epoch}"
-        if one.keys != other.keys:
-            msg = f"{how}: {where} holds the samples {list(other.keys)}, and {list(one.keys)} before"
-        else:
-            names = sorted({*one.fields, *other.fields})
-            names = [name for name in names if one.fields.get(name) != other.fields.get(name)]
-            msg = f"{how}: {where} differs in {', '.join(map(repr, names))}; its samples are {list(one.keys)}"
-        raise AssertionError(msg)
-    if len(expected) != len(found):
-        msg = f"{how}: {len(found)} batches, and {len(expected)} before"
-        raise AssertionError(msg)
-
-
-@contextmanager
-def _loader(dataset: BatchDataset, num_workers: int, **arguments: Any) -> Iterator[StreamLoader]:
-    from .loader import StreamLoader  # which imports torch
-
-    with StreamLoader(dataset, num_workers=num_workers, **arguments) as loader:
-        yield loader
-
-
-@contextmanager
-def _global_generators(seed: int) -> Iterator[list[str]]:
-    """Seed the global generators; afterwards name those that were moved, and put all back."""
-    import torch
-
-    def states() -> dict[str, Any]:
-        return {
-            "random": random.getstate(),
-            "numpy": tuple(map(str, np.random.get_state())),  # noqa: NPY002  # the global one is meant
-            "torch": torch.get_rng_state().numpy().tobytes(),
-        }
-
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
-    seeded, moved = states(), list[str]()
-    try:
-        yield moved
-        moved += [name for name, state in states().items() if state != seeded[name]]
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
+def assert_verified(dataset: BatchDataset, **arguments: Any) -> None:
+    """Fail with the whole verdict unless `verify`, called with these arguments, says that `dataset` holds."""
+    verdict = verify(dataset, **arguments)
+    if not verdict.holds:
+        raise AssertionError("\n".join(verdict.lines()))
 
 
 def assert_repeatable(
@@ -191,28 +138,28 @@ def assert_repeatable(
 
     Not found: what only another machine, another release of a library, or time would change.
     """
-    runs: list[list[_Seen]] = []
+    runs: list[list[Seen]] = []
     for seed in (1, 2):
-        with _global_generators(seed) as moved, _loader(dataset, 0) as loader:
-            runs.append(_seen(loader, num_epochs, num_batches))
+        with global_generators(seed) as moved, loading(dataset, 0) as loader:
+            runs.append(seen(loader, num_epochs, num_batches))
         if moved:
             msg = f"the pipeline moved the global generators of {', '.join(moved)}; draw from the rng it is given"
             raise AssertionError(msg)
-    _compare(runs[0], runs[1], "run again, with other seeds in the global generators")
+    compare(runs[0], runs[1], "run again, with other seeds in the global generators")
     for workers in num_workers:
         for method in methods if workers else ():
             for persistent in (True, False):
                 arguments = {"multiprocessing_context": method, "persistent_workers": persistent}
-                with _loader(dataset, workers, **arguments) as loader:
-                    found = _seen(loader, num_epochs, num_batches)
+                with loading(dataset, workers, **arguments) as loader:
+                    found = seen(loader, num_epochs, num_batches)
                 how = f"with {workers} workers ({method}, {'' if persistent else 'not '}persistent)"
-                _compare(runs[0], found, how)
-    epochs = {seen.epoch for seen in runs[0]}
+                compare(runs[0], found, how)
+    epochs = {one.epoch for one in runs[0]}
     for epoch in epochs - {0}:
-        with _loader(dataset, 0) as loader:
+        with loading(dataset, 0) as loader:
             loader.set_epoch(epoch)
-            found = _seen(loader, 1, num_batches)
-        _compare([seen for seen in runs[0] if seen.epoch == epoch], found, f"epoch {epoch} by itself")
+            found = seen(loader, 1, num_batches)
+        compare([one for one in runs[0] if one.epoch == epoch], found, f"epoch {epoch} by itself")
 
 
 def assert_resumable(
@@ -228,23 +175,23 @@ def assert_resumable(
     them), as JSON, under each number of workers, and loads it under each. The message names the first batch
     that differs.
     """
-    with _loader(dataset, 0) as loader:
-        expected = _seen(loader, 1, num_batches)
+    with loading(dataset, 0) as loader:
+        expected = seen(loader, 1, num_batches)
     last = len(expected) if num_positions is None else min(num_positions, len(expected))
     for savers in num_workers:
-        with _loader(dataset, savers) as loader:
+        with loading(dataset, savers) as loader:
             states = [json.dumps(loader.state_dict()) for _ in islice(loader, len(expected))]
         if states and len(states[0]) >= 1024 and not json.loads(states[0])["skipped"]:
             msg = f"a state takes {len(states[0])} bytes, and should take less than 1024"
             raise AssertionError(msg)
         places = sorted({round(place) for place in np.linspace(1, len(states) - 1, last)} - {0})
         for workers in num_workers:
-            with _loader(dataset, workers) as loader:
+            with loading(dataset, workers) as loader:
                 for place in places if len(states) > 1 else ():
                     loader.load_state_dict(json.loads(states[place - 1]))
-                    found = _seen(loader, 1, num_batches, first=place)
+                    found = seen(loader, 1, num_batches, first=place)
                     how = f"saved after {place} batches with {savers} workers, resumed with {workers}"
-                    _compare(expected[place:], found, how)
+                    compare(expected[place:], found, how)
 
 
 def assert_survives_kill(
@@ -265,17 +212,17 @@ def assert_survives_kill(
         msg = f"num_workers must be 1 or more, for there to be a worker to kill, got {num_workers}"
         raise RecipeError(msg)
     choices, killed, epoch = random.Random(seed), 0, 0
-    with _loader(dataset, 0) as calm, _loader(dataset, num_workers, multiprocessing_context=method) as loader:
+    with loading(dataset, 0) as calm, loading(dataset, num_workers, multiprocessing_context=method) as loader:
         while killed < num_kills:
-            expected, found = _seen(calm, 1, num_batches), []
+            expected, found = seen(calm, 1, num_batches), []
             for number, batch in enumerate(islice(loader, num_batches)):
-                found.append(_Seen.of(epoch, number, batch))
+                found.append(Seen.of(epoch, number, batch))
                 if loader.worker_pids and killed < num_kills and choices.random() < 0.5:
                     os.kill(choices.choice(loader.worker_pids), signal.SIGKILL)
                     killed += 1
             epoch += 1
             loader.set_epoch(epoch)
-            _compare(expected, found, f"after {killed} kills")
+            compare(expected, found, f"after {killed} kills")
 
 
 def assert_elastic(dataset: BatchDataset, *, world_sizes: Sequence[int] = (1, 2, 4)) -> None:
@@ -288,35 +235,35 @@ def assert_elastic(dataset: BatchDataset, *, world_sizes: Sequence[int] = (1, 2,
     for first in world_sizes:
         half = len(whole) // first // 2
         head, state = _merged(dataset, first, None, half)
-        _compare(whole[: len(head)], head, f"{first} ranks")
+        compare(whole[: len(head)], head, f"{first} ranks")
         for second in world_sizes:
             rest, _ = _merged(dataset, second, state)
             left = (len(whole) - len(head)) // second * second if dataset.recipe.tail == "drop" else None
             missing = whole[len(head) :][:left]
             rest = [
-                _Seen(seen.epoch, len(head) + number, seen.fields, seen.keys)
-                for number, seen in enumerate(rest[: len(missing)])
+                Seen(one.epoch, len(head) + number, one.fields, one.keys)
+                for number, one in enumerate(rest[: len(missing)])
             ]
-            _compare(missing, rest, f"{first} ranks for {half} steps, then {second}")
+            compare(missing, rest, f"{first} ranks for {half} steps, then {second}")
 
 
 def _merged(
     dataset: BatchDataset, world_size: int, state: Any, num_steps: int | None = None
-) -> tuple[list[_Seen], Any]:
+) -> tuple[list[Seen], Any]:
     """What all ranks together deliver, in order, from `state` on; and the state after it."""
-    ranks: list[list[_Seen]] = []
+    ranks: list[list[Seen]] = []
     states = []
     for rank in range(world_size):
         ours = copy.copy(dataset)
         ours.ranks = (rank, world_size)
-        with _loader(ours, 0) as loader:
+        with loading(ours, 0) as loader:
             if state is not None:
                 loader.load_state_dict(state)
             epoch = loader.epoch
-            ranks.append([_Seen.of(epoch, 0, batch) for batch in islice(loader, num_steps)])
+            ranks.append([Seen.of(epoch, 0, batch) for batch in islice(loader, num_steps)])
             states.append(loader.state_dict())
     if any(other != states[0] for other in states):
         msg = f"the states of {world_size} ranks differ: {states}"
         raise AssertionError(msg)
-    merged = [seen for step in zip(*ranks, strict=True) for seen in step]
-    return [_Seen(seen.epoch, n, seen.fields, seen.keys) for n, seen in enumerate(merged)], states[0]
+    merged = [one for step in zip(*ranks, strict=True) for one in step]
+    return [Seen(one.epoch, n, one.fields, one.keys) for n, one in enumerate(merged)], states[0]

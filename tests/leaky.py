@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 import random
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from cv2 import randn
+from torch.utils.data import get_worker_info
 
 import augstream as A
+from augstream.collate import collate
 
 
 def python_draw(image: Any, **_: Any) -> Any:
@@ -92,3 +95,51 @@ def of(function: Any) -> A.Compose:
 
 def sound() -> A.Compose:
     return A.Compose([A.RandomResizedCrop((24, 32)), A.GaussNoise(p=0.5), A.Normalize(), A.ToTensorV2()])
+
+
+def counting_pipeline() -> A.Compose:
+    return pipeline(Counting())
+
+
+def set_order_pipeline() -> A.Compose:
+    return of(set_order)
+
+
+def process_pipeline() -> A.Compose:
+    return of(process)
+
+
+def calendar(image: Any, **_: Any) -> Any:
+    return image + np.uint8(datetime.now(tz=UTC).microsecond % 251)
+
+
+def worker(image: Any, **_: Any) -> Any:
+    found = get_worker_info()
+    return image + np.uint8(0 if found is None else found.id)
+
+
+def opencv_threads(image: Any, **_: Any) -> Any:
+    return image + np.uint8(cv2.getNumThreads())
+
+
+SETTINGS = {"offset": 0}  # which others change after the module was imported
+
+
+def settings(image: Any, **_: Any) -> Any:
+    return image + np.uint8(SETTINGS["offset"])
+
+
+def drawing_collate(samples: Any) -> Any:
+    return {**collate(samples), "drawn": random.random()}
+
+
+class Drifting(torch.nn.Module):
+    """Somebody's module that knows how many images it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, image: Any) -> Any:
+        self.count += 1
+        return image[:, :24, :32].float() + self.count

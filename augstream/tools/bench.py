@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..cli import say
-from ..dataset import StreamDataset
 from ..errors import RecipeError
 from ..images.encoded import DecodeMode
-from .commands import add_stream_arguments, load_pipeline
+from .commands import add_stream_arguments, make_dataset
 from .profiling import Crew, Frame, Profile, crew, profile
 
 _BAR = 30
@@ -43,17 +42,7 @@ def _run_bench(parsed: argparse.Namespace) -> int:
         msg = f"--seconds must be greater than 0, got {parsed.seconds:g}"
         raise RecipeError(msg)
     mode: DecodeMode = parsed.decode
-    dataset = StreamDataset(
-        parsed.shards,
-        None if parsed.pipeline is None else load_pipeline(parsed.pipeline),
-        batch_size=parsed.batch_size,
-        seed=parsed.seed,
-        lanes=parsed.lanes,
-        shuffle=not parsed.no_shuffle,
-        scope=tuple(parsed.scope.split(",")),
-        fields=parsed.fields,
-        decode=mode,
-    )
+    dataset = make_dataset(parsed, parsed.seed, batch_size=parsed.batch_size, decode=mode)
     found = profile(dataset, min_s=parsed.seconds)
     say(*profile_lines(found))
     tried = [crew(dataset, number, min_s=parsed.seconds) for number in crews]

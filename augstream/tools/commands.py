@@ -11,6 +11,7 @@ from typing import Any
 
 from ..dataset import StreamDataset
 from ..errors import RecipeError
+from ..images.encoded import DecodeMode
 from ..seeding import Address
 from ..transforms.serialization import load
 from .explain import Explanation, explain_address
@@ -57,17 +58,20 @@ def add_stream_arguments(parser: argparse.ArgumentParser, *, seed: bool) -> None
     )
 
 
-def make_dataset(parsed: argparse.Namespace, seed: int) -> StreamDataset:
+def make_dataset(
+    parsed: argparse.Namespace, seed: int, *, batch_size: int = 1, decode: DecodeMode = "region"
+) -> StreamDataset:
     """The stream that a command line describes."""
     return StreamDataset(
         parsed.shards,
         None if parsed.pipeline is None else load_pipeline(parsed.pipeline),
-        batch_size=1,
+        batch_size=batch_size,
         seed=seed,
         lanes=parsed.lanes,
         shuffle=not parsed.no_shuffle,
         scope=tuple(parsed.scope.split(",")),
         fields=parsed.fields,
+        decode=decode,
     )
 
 

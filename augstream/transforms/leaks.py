@@ -10,6 +10,7 @@ import ctypes
 import linecache
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -216,7 +217,8 @@ class _Trace:
         if self.found is None:
             self.end()
             self._before = self._watch.look()
-            self._last = _line_of(frame)
+            at = frame.f_back if event == "return" else frame  # where the next thing is done
+            self._last = None if at is None else line_of(at)
         return self
 
     def end(self) -> None:
@@ -229,7 +231,8 @@ class _Trace:
         self._before = None
 
 
-def _line_of(frame: FrameType) -> Line | None:
+def line_of(frame: FrameType) -> Line | None:
+    """The line to blame for what the code at `frame` does: the innermost that is no library's; None if it is ours."""
     frames = list(_frames(frame))
     if not frames:
         return None
@@ -269,7 +272,7 @@ def guarded(
     """What `run` returns; `LeakError` if it moves a global generator.
 
     find: computes the same again, and says what moves one. what: names the whole. Where other threads run, that might
-    have moved it, only what moves it again is an error.
+    have moved it, what does not move it again is a warning.
     """
     before = watch.look()
     try:
@@ -279,10 +282,11 @@ def guarded(
     if moved:
         culprit = find()
         if culprit is None:
+            msg = f"{Culprit(what(), moved, None)}, though not when it was computed again"
             if active_count() > 1:
+                warnings.warn(f"{msg}; or another thread of this process did", RuntimeWarning, stacklevel=2)
                 return result
-            msg = f"{Culprit(what(), moved, None)}, though not when it was computed again; {MEND}"
-            raise LeakError(msg)
+            raise LeakError(f"{msg}; {MEND}")
         msg = f"{culprit}; {MEND}"
         raise LeakError(msg)
     return result
