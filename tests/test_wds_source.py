@@ -26,7 +26,7 @@ import augstream.wds
 from augstream.digest import digest
 from augstream.errors import RecipeError, SampleError, ShardError, StateError
 from augstream.seeding import sample_key, stream_key
-from augstream.sources.remote import shard_name
+from augstream.sources.remote import Remote, shard_name
 from augstream.transforms.compose import Addressed
 from augstream.wds import CollationError, MissingShardError
 
@@ -492,8 +492,17 @@ def test_shards_are_named_as_webdataset_names_them(
         assert keys(source(spelling)) == expected
     with pytest.raises(RecipeError, match="not set"):
         source("${NOWHERE}/a.tar")
-    with pytest.raises(RecipeError, match="resumable"):
-        source("pipe:cat a.tar")
+
+
+def test_commands_are_run_only_when_allowed_by_name(shards: list[str], tmp_path: Path) -> None:
+    url = f"pipe:echo x >> {tmp_path}/ran; cat {Path(shards[0]).parent}/train-{{000000..000003}}.tar"
+    for remote in (None, Remote(allow_pipe=True), Remote(cache_dir=str(tmp_path / "cache"))):
+        with pytest.raises(RecipeError, match=r"allow_pipe=True, cache_dir=.*or .*resumable"):
+            source(url, remote=remote)
+    assert not (tmp_path / "ran").exists()
+    piped = source(url, remote=Remote(allow_pipe=True, cache_dir=str(tmp_path / "cache")))
+    assert digests(piped.decode("rgb8")) == digests(source(shards).decode("rgb8"))
+    assert (tmp_path / "ran").read_text() == "x\n" * 4  # each once
 
 
 def test_compressed_shards_are_read_and_unpacked_once(shards: list[str], tmp_path: Path) -> None:

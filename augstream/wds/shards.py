@@ -48,7 +48,7 @@ class ShardSource:
         if isinstance(shards, ShardIndex):
             self.shards: ShardIndex | list[str] = shards
         else:
-            self.shards = [shard.url for shard in resolve(_expanded(shards), self._remote)]
+            self.shards = [shard.url for shard in resolve(_expanded(shards, self._remote), self._remote)]
         self.cache_dir = cache_dir
         self._index: IndexedShards | None = None
 
@@ -106,15 +106,17 @@ class ShardSource:
         return copy
 
 
-def _expanded(shards: Any) -> Any:
+def _expanded(shards: Any, remote: Remote) -> Any:
     """`shards` with webdataset's own notation resolved."""
     if not isinstance(shards, (str, os.PathLike)):
-        return [part for one in shards for part in _as_list(_expanded(one))]
+        return [part for one in shards for part in _as_list(_expanded(one, remote))]
     text = os.fspath(shards)
     if text.startswith("pipe:"):
+        if remote.allow_pipe and remote.cache_dir is not None:
+            return text
         msg = (
-            f"{text!r} runs a command, and its output cannot be read by offset; read it with wds.WebDataset, and make "
-            "that resumable with augstream.wds.resumable"
+            f"{text!r} runs a command; if you trust it, pass remote=Remote(allow_pipe=True, cache_dir=...), which keeps "
+            "its output, or read it with wds.WebDataset, and make that resumable with augstream.wds.resumable"
         )
         raise RecipeError(msg)
     if "::" not in text and "${" not in text:
