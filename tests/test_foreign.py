@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-import timeit
 from typing import Any
 
 import albumentations
@@ -469,28 +468,6 @@ def test_streams_take_them_and_keep_their_promises(shards: list[str], transform:
     resumed = A.StreamLoader(dataset())
     resumed.load_state_dict(state)
     assert found + [digest(batch) for batch in resumed] == whole
-
-
-def unchanged(image: Any) -> Any:
-    return image
-
-
-@pytest.mark.parametrize(
-    ("transform", "by_itself"),
-    [
-        pytest.param(
-            albumentations.Compose([albumentations.HorizontalFlip(p=0)] * 8), 10, id="albumentations"
-        ),
-        pytest.param(torch.nn.Identity(), 0, id="torch"),
-        pytest.param(of_sample_global, 0, id="f(sample)"),
-        pytest.param(of_image, 0, id="f(image, rng)"),
-    ],
-)
-def test_an_adapter_costs_less_than_a_tenth_of_a_millisecond(transform: Any, by_itself: int) -> None:
-    stage = adapt(transform)
-    image = np.zeros((2, 2, 3), np.uint8)
-    cost_us = min(timeit.repeat(lambda: stage({"image": image}, ROOT), number=50, repeat=40)) / 50 * 1e6
-    assert cost_us - by_itself < 100
 
 
 def test_draws_are_what_albumentations_calls_for_scalars() -> None:

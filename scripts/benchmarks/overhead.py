@@ -7,13 +7,36 @@ from typing import Any
 
 import albumentations
 import numpy as np
+import torch
 from harness import race, table, timed
 
 import augstream as A
+from augstream.foreign import adapt
 from augstream.seeding import Draws, sample_key, stream_key
 from augstream.transforms.leaks import Watch
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
+
+
+def of_image(image: Any, rng: np.random.Generator) -> Any:
+    return np.roll(image, rng.integers(8), axis=1)
+
+
+def of_sample(sample: dict[str, Any]) -> dict[str, Any]:
+    return {**sample, "image": sample["image"][:, ::-1]}
+
+
+def adapters() -> dict[str, tuple[Any, float | None]]:
+    """Other people's augmentations, and what they cost where their generators are seeded by address."""
+    flips = albumentations.Compose([albumentations.HorizontalFlip(p=0)] * 8)
+    stages = {
+        "eight flips of 2.0.8": adapt(flips), "a torch module": adapt(torch.nn.Identity()),
+        "f(image, rng)": adapt(of_image), "f(sample)": adapt(of_sample),
+    }  # fmt: skip
+    calls: dict[str, tuple[Any, float | None]] = {"eight flips of 2.0.8": (lambda: flips(image=IMAGE), None)}
+    for name, stage in stages.items():
+        calls[f"{name}, adapted"] = (lambda stage=stage: stage({"image": IMAGE}, b"0" * 16), 100.0)
+    return calls
 
 
 def run(arguments: Namespace) -> list[dict[str, Any]]:
@@ -38,6 +61,7 @@ def run(arguments: Namespace) -> list[dict[str, Any]]:
         "address and keys of a sample": (address, 10.0),
         "five NoOps, strict": (lambda: strict(image=IMAGE), None),
         "what strict adds to a sample": (lambda: watch.moved(watch.look()), 20.0),
+        **adapters(),
     }
     contenders = {name: timed(call, seconds=0.02) for name, (call, _) in calls.items()}
     result = race(contenders, reference="empty Compose, 2.0.8", rounds=arguments.rounds * 5, progress=False)
