@@ -152,5 +152,7 @@ def test_params_from_a_dict_suggest_the_nearest_name() -> None:
     assert params_from(KeypointParams, None) is None
     with pytest.raises(TypeError, match="no argument 'min_visibilty'; did you mean 'min_visibility'"):
         params_from(BboxParams, {"format": "coco", "min_visibilty": 0.5})
+    with pytest.raises(TypeError, match="no argument 'label_field'; did you mean 'label_fields'"):
+        BboxParams("coco", label_field=["names"])  # type: ignore[call-arg]  # that is the point
     with pytest.raises(RecipeError, match="or a dict of its arguments"):
         params_from(BboxParams, "coco")  # type: ignore[arg-type]  # that is the point

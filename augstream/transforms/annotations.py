@@ -32,24 +32,29 @@ Label = tuple[str, Any, type | np.dtype[Any] | None]
 State = tuple[bool, np.dtype[Any], int, list[Label]]
 
 
-def params_from(cls: type[ParamsT], given: ParamsT | Mapping[str, Any] | None) -> ParamsT | None:
-    """`given` as an instance of `cls`: itself, made from a dict of its arguments, or None.
+class KnownArguments(type):
+    """The type of parameter classes: an unknown argument is a `TypeError` that names the nearest known one."""
 
-    An unknown argument is a `TypeError` that names the nearest known one.
-    """
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """An instance."""
+        known = [field.name for field in fields(cast(Any, cls))] + ["coord_format"]
+        for name in kwargs:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+                msg = f"{cls.__name__}() has no argument {name!r}{hint} (it takes: {', '.join(known)})"
+                raise TypeError(msg)
+        return super().__call__(*args, **kwargs)
+
+
+def params_from(cls: type[ParamsT], given: ParamsT | Mapping[str, Any] | None) -> ParamsT | None:
+    """`given` as an instance of `cls`: itself, made from a dict of its arguments, or None."""
     if given is None or isinstance(given, cls):
         return given
     if not isinstance(given, Mapping):
         msg = f"expected {cls.__name__}(...) or a dict of its arguments, got {given!r}"
         raise RecipeError(msg)
-    known = [field.name for field in fields(cast(Any, cls))] + ["coord_format"]
-    for name in given:
-        if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            msg = f"{cls.__name__}() has no argument {name!r}{hint} (it takes: {', '.join(known)})"
-            raise TypeError(msg)
-    return cls(**given)
+    return cls(**{str(name): value for name, value in given.items()})
 
 
 def checked_format(cls: str, format_: str | None, coord_format: str | None, known: Sequence[str]) -> str:

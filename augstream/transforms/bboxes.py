@@ -18,7 +18,7 @@ from dataclasses import InitVar, dataclass
 import numpy as np
 
 from ..errors import RecipeError
-from .annotations import AnnotationProcessor, Array, checked_fields, checked_format
+from .annotations import AnnotationProcessor, Array, KnownArguments, checked_fields, checked_format
 
 _FORMATS = ("coco", "pascal_voc", "yolo", "albumentations")
 _FEW = 16  # up to so many boxes, asking one after the other is quicker than array operations
@@ -28,7 +28,7 @@ _HIGHEST = 1 + 1e-5 + 1e-8
 
 
 @dataclass(frozen=True, slots=True)
-class BboxParams:
+class BboxParams(metaclass=KnownArguments):
     """How boxes are written, which fields label them, and which boxes to drop.
 
     `format` (or `coord_format`) is "coco" (x_min, y_min, width, height in pixels), "pascal_voc" (x_min,

@@ -14,7 +14,7 @@ from dataclasses import InitVar, dataclass
 import numpy as np
 
 from ..errors import RecipeError
-from .annotations import AnnotationProcessor, Array, checked_fields, checked_format
+from .annotations import AnnotationProcessor, Array, KnownArguments, checked_fields, checked_format
 
 _X, _Y, _Z, _ANGLE, _SCALE = range(5)
 _COLUMNS = {
@@ -31,7 +31,7 @@ _TURN = 2 * math.pi
 
 
 @dataclass(frozen=True, slots=True)
-class KeypointParams:
+class KeypointParams(metaclass=KnownArguments):
     """How keypoints are written, which fields label them, and whether those outside of the image are dropped.
 
     `format` (or `coord_format`) spells the columns: "xy", "yx", "xya", "xys", "xyas", "xysa" or "xyz", with
