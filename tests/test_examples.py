@@ -16,7 +16,6 @@ EXAMPLES = sorted(path.stem for path in torchrun.EXAMPLES.glob("*.py"))
 NEEDS = {"lightning_resume": "lightning"}
 ELSEWHERE = {
     "photo_shards",
-    "remote_shards",
     "train_ddp",
 }  # what the others use; and what has tests of its own
 SAID = {
@@ -26,6 +25,7 @@ SAID = {
     "train_resume": "equal those of the uninterrupted one, bit by bit",
     "lightning_resume": "as the uninterrupted run, each sample once",
     "segmentation": "look at",
+    "remote_shards": "the same bytes as from the local disk",
 }
 
 
