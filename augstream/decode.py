@@ -225,7 +225,11 @@ def _decode_npy(data: bytes) -> Array:
     if version not in read_header:
         msg = f"an .npy of version {version} is not supported"
         raise SampleError(msg)
-    shape, fortran, dtype = read_header[version](file)
+    try:
+        shape, fortran, dtype = read_header[version](file)
+    except Exception as error:  # numpy's parsers raise whatever Python's raise
+        msg = f"the header of the .npy is broken: {type(error).__name__}: {str(error)[:200]}"
+        raise SampleError(msg) from error
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
         left = len(data) - file.tell()
         msg = f"an .npy of shape {shape} and dtype {dtype} does not fit {left} bytes of numbers"

@@ -10,6 +10,7 @@ BMP headers of the Windows SDK.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _MAX_SEGMENTS = 2000  # of a JPEG before its first scan; a large ICC profile takes 255
@@ -92,20 +93,42 @@ def _png_ends(data: bytes) -> bool:
 
     Decoders take memory for as much as a chunk's length claims.
     """
+    return any(name == b"IEND" and start == end <= len(data) - 4 for name, start, end in _png_chunks(data))
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of the data of each chunk of a PNG that begins in the file, up to the last one."""
     at = 8
     for _ in range(_MAX_CHUNKS):
         if at + 12 > len(data):
-            return False
-        length = int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] == b"IEND":
-            return length == 0
-        at += 12 + length
-    return False
+            return
+        name, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
+        yield name, at + 8, end
+        if name == b"IEND":
+            return
+        at = end + 4
 
 
 def num_scans(data: bytes, header: ImageHeader) -> int:
-    """How many times a JPEG decoder passes over the whole image; 1 for everything but progressive JPEGs."""
-    return max(1, data.count(b"\xff\xda", header.data_at)) if header.progressive else 1
+    """How many times a decoder passes over the whole image; 1 but for JPEGs in parts: progressive, or by channels."""
+    if header.format != "jpeg":
+        return 1
+    in_parts = header.progressive or data[header.data_at + 4 : header.data_at + 5] != bytes(
+        [header.channels or 0]
+    )
+    return max(1, data.count(b"\xff\xda", header.data_at)) if in_parts else 1
+
+
+def num_text_bytes(data: bytes, header: ImageHeader) -> int:
+    """The size of a PNG's compressed texts, which decoders unpack, a thousandfold, before they throw them away."""
+    total = 0
+    if header.format == "png":
+        for name, at, end in _png_chunks(data):
+            if name == b"zTXt" or (
+                name == b"iTXt" and data[data.find(b"\0", at, end) + 1 : end][:1] != b"\0"
+            ):
+                total += end - at
+    return total
 
 
 def _jpeg(data: bytes) -> ImageHeader | None:

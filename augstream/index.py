@@ -17,6 +17,7 @@ import numpy.typing as npt
 from .errors import RecipeError
 
 DIGEST_BYTES = 16
+_MAX_FILE_BYTES = (1 << 63) - 1
 
 Int64s = npt.NDArray[np.int64]
 
@@ -214,8 +215,11 @@ class SampleTable:
             return (
                 f"{len(self.keys)} samples need {len(self.keys) + 1} first_member entries, got {len(first)}"
             )
-        if first[0] != 0 or first[-1] != num_members or (first[1:] < first[:-1]).any():
-            return f"first_member must rise from 0 to {num_members} members, got {first[0]} to {first[-1]}"
+        if first[0] != 0 or first[-1] != num_members or (first[1:] <= first[:-1]).any():
+            return (
+                f"first_member must rise from 0 to {num_members}, by one member a sample at least, "
+                f"got {first[0]} to {first[-1]}"
+            )
         for name in ("offsets_bytes", "sizes_bytes", "checksums"):
             values = getattr(self, name)
             if values is not None and len(values) != num_members:
@@ -224,6 +228,8 @@ class SampleTable:
             return f"suffix_ids must be from 0 to {len(self.suffixes) - 1}, the suffixes there are"
         if num_members and min(self.offsets_bytes.min(), self.sizes_bytes.min()) < 0:
             return "offsets_bytes and sizes_bytes must be 0 or more"
+        if num_members and int(self.offsets_bytes.max()) + int(self.sizes_bytes.max()) > _MAX_FILE_BYTES:
+            return f"offsets_bytes and sizes_bytes must lie in a file, of {_MAX_FILE_BYTES} bytes at most"
         if len(set(self.keys)) != len(self.keys):
             twice = next(key for i, key in enumerate(self.keys) if self.keys.index(key) < i)
             return f"the key {twice!r} names two samples of one shard; keys must be unique in their shard"

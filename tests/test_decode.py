@@ -3,7 +3,9 @@
 import io
 import json
 import pickle
+import resource
 import struct
+import tracemalloc
 import zlib
 
 import cv2
@@ -86,9 +88,9 @@ def test_masks_are_as_stored(name):
 
 def test_sixteen_bits_become_the_upper_eight_and_stay_in_masks():
     colour = RNG.integers(0, 1 << 16, (5, 7, 3), np.uint16)
-    png = cv2.imencode(".png", colour)[1].tobytes()
-    assert np.array_equal(decode_image(png), colour[..., ::-1] >> 8)
-    assert np.array_equal(decode_image(png, mode="mask"), colour[..., ::-1])
+    data = cv2.imencode(".png", colour)[1].tobytes()
+    assert np.array_equal(decode_image(data), colour[..., ::-1] >> 8)
+    assert np.array_equal(decode_image(data, mode="mask"), colour[..., ::-1])
     grey = cv2.imencode(".png", colour[..., 0])[1].tobytes()
     assert np.array_equal(decode_image(grey), np.repeat(colour[..., :1] >> 8, 3, axis=2))
     assert np.array_equal(decode_image(grey, mode="mask"), colour[..., 0])
@@ -103,16 +105,10 @@ def test_grey_masks_of_few_bits_keep_their_labels(bits):
         text = "".join(f"{value:0{bits}b}" for value in row)
         text += "0" * (-len(text) % 8)
         rows.append(b"\0" + int(text, 2).to_bytes(len(text) // 8, "big"))
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", 9, 6, bits, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(b"".join(rows))),
-        (b"IEND", b""),
-    ]
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
+    data = png(
+        (b"IHDR", struct.pack(">IIBBBBB", 9, 6, bits, 0, 0, 0, 0)), (b"IDAT", zlib.compress(b"".join(rows)))
     )
-    mask = decode_image(png, mode="mask")
+    mask = decode_image(data, mode="mask")
     assert mask.dtype == np.uint8
     assert np.array_equal(mask, labels)
 
@@ -180,14 +176,17 @@ def test_a_png_chunk_that_claims_more_than_the_file_is_refused_before_a_decoder_
         at += 12 + length
 
 
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in [*chunks, (b"IEND", b"")]
+    )
+
+
 def bomb() -> bytes:
     """A PNG of 600 bytes that claims 60,000 x 60,000 pixels."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(500_000))), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
+    return png((b"IHDR", header), (b"IDAT", zlib.compress(bytes(500_000))))
 
 
 @pytest.mark.parametrize("mode", ["rgb", "mask"])
@@ -201,24 +200,97 @@ def test_bombs_are_refused_by_their_header(mode):
     assert MAX_PIXELS < 1 << 27
 
 
-def test_a_jpeg_of_a_thousand_scans_is_refused():
-    data = IMAGES["jpeg progressive"]
-    start = data.rindex(b"\xff\xda")
-    scan = data[start:-2]
-    with pytest.raises(SampleError, match="scans"):
-        decode_image(data[:start] + scan * 1000 + b"\xff\xd9")
+def tiff(fields: dict[int, int], data: bytes) -> bytes:
+    """A grey, deflated TIFF of these fields, whose data lie at 134."""
+    fields = {258: 8, 259: 8, 262: 1, 277: 1, **fields}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(fields.items()))
+    return (b"II*\0\x08\0\0\0" + struct.pack("<H", len(fields)) + entries).ljust(134, b"\0") + data
 
 
-def test_text_bombs_in_a_png_are_refused_or_ignored():
+def tiled(side: int) -> bytes:
+    """A TIFF of 16 x 16 pixels in one tile of `side` x `side`."""
+    data = zlib.compress(bytes(side * side))
+    return tiff({256: 16, 257: 16, 322: side, 323: side, 324: 134, 325: len(data)}, data)
+
+
+SIDE = 65_500
+CLAIMS = {
+    "jpeg": IMAGES["jpeg"].replace(b"\x08\0\x30\0\x40", b"\x08\xff\xdc\xff\xdc"),
+    "cmyk": IMAGES["jpeg cmyk"].replace(b"\x08\0\x30\0\x40", b"\x08\xff\xdc\xff\xdc"),
+    "bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, SIDE, SIDE, 1, 24, 0, 0, 0, 0, 0, 0),
+    "gif": b"GIF89a" + struct.pack("<HH", SIDE, SIDE) + IMAGES["gif"][10:],
+    "gif frame": b"GIF89a\4\0\4\0\x80\0\0" + bytes(6) + b",\0\0\0\0\xdc\xff\xdc\xff\0\2\2\x4c\1\0;",
+    "webp": b"RIFF" + struct.pack("<I", 1000) + b"WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xdb\xff\0" * 2 + bytes(1000),
+    "ppm": b"P6 65500 65500 255\n" + bytes(100),
+    "pgm": b"P2 65500 65500 255\n" + b"0 " * 100,
+    "pbm": b"P4 65500 65500\n" + bytes(100),
+    "tiff": tiff({256: SIDE, 257: SIDE, 273: 134, 278: SIDE, 279: 9}, bytes(9)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_small_file_that_claims_65500_x_65500_pixels_is_refused_before_memory_is_taken(name):
+    tracemalloc.start()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for mode in ("rgb", "mask"):
+        with pytest.raises(SampleError, match=r"max_pixels"):
+            decode_image(CLAIMS[name], mode=mode)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_a_small_tiff_in_huge_tiles_is_refused():
+    assert decode_image(tiled(1024), max_pixels=256).shape == (16, 16, 3)
+    for mode in ("rgb", "mask"):
+        with pytest.raises(SampleError, match="tiles of 12000 x 12000 pixels, over the limit"):
+            decode_image(tiled(12_000), mode=mode)
+
+
+def test_jpegs_that_pass_over_their_pixels_too_often_are_refused():
+    progressive = IMAGES["jpeg progressive"]
+    start = progressive.rindex(b"\xff\xda")
+    scan = progressive[start:-2]
+    with pytest.raises(SampleError, match="jpeg of 1009 scans of 64 x 48 pixels"):
+        decode_image(progressive[:start] + scan * 1000 + b"\xff\xd9")
+    large = encoded(Image.new("L", (8000, 8000)), "JPEG", progressive=True)
+    with pytest.raises(SampleError, match="jpeg of 106 scans of 8000 x 8000 pixels"):
+        decode_image(large[:-2] + large[large.rindex(b"\xff\xda") :][:10] * 100 + b"\xff\xd9")
+    # Without being progressive a file may have scans without end too, channel by channel.
+    plain = encoded(PHOTO, "JPEG", subsampling=0)
+    by_channel = plain[: plain.index(b"\xff\xda")]
+    by_channel += b"".join(
+        b"\xff\xda\0\x08\1" + bytes([channel, 0, 0, 63, 0]) + bytes(40) for channel in (1, 2, 3)
+    )
+    assert decode_image(by_channel + b"\xff\xd9").shape == (48, 64, 3)
+    with pytest.raises(SampleError, match="jpeg of 600 scans"):
+        decode_image(by_channel + by_channel[by_channel.index(b"\xff\xda") :] * 199 + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("chunk", [(b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0")])
+def test_text_bombs_in_a_png_are_refused(chunk):
+    name, start = chunk
+    grey = struct.pack(">IIBBBBB", 9, 6, 8, 0, 0, 0, 0), zlib.compress(bytes(60))
+    text = start + zlib.compress(bytes(8_000_000), 9)
+    few, many = (png((b"IHDR", grey[0]), *[(name, text)] * times, (b"IDAT", grey[1])) for times in (20, 40))
+    for mode in ("rgb", "mask"):
+        assert decode_image(few, mode=mode).shape[:2] == (6, 9)
+        with pytest.raises(SampleError, match=r"png with 31\d{4} bytes of compressed texts"):
+            decode_image(many, mode=mode)
+    plain = png((b"IHDR", grey[0]), *[(b"iTXt", b"a\0\0\0\0\0" + bytes(300_000))] * 2, (b"IDAT", grey[1]))
+    assert decode_image(plain).shape == (6, 9, 3)
+
+
+def test_texts_and_profiles_that_unpack_to_much_take_no_memory():
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "x" * 20_000_000, zip=True)
-    data = encoded(PHOTO.quantize(20), "PNG", pnginfo=text)
+    data = encoded(PHOTO.quantize(20), "PNG", pnginfo=text, icc_profile=bytes(30_000_000))
     assert len(data) < 100_000
-    for mode in ("rgb", "mask"):
-        try:
-            decode_image(data, mode=mode)
-        except SampleError:
-            continue
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert decode_image(data).shape == (48, 64, 3)
+    with pytest.raises(SampleError, match="Decompressed data too large"):  # Pillow's own limit, for palettes
+        decode_image(data, mode="mask")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30 * 1024
 
 
 @given(st.sampled_from(sorted(IMAGES)), st.data())

@@ -318,6 +318,17 @@ def test_yaml_aliases_are_refused(tmp_path: Path) -> None:
         A.load(path)
 
 
+def test_yaml_of_too_many_values_is_left_on_the_way() -> None:
+    with pytest.raises(RecipeError, match="more than 100000 values"):
+        A.load(io.StringIO("[" + "1," * 110_000 + "]: not YAML"), data_format="yaml")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match=r"pipeline.json: not a saved pipeline: not a text in UTF-8"):
+        A.load(tmp_path / "pipeline.json")
+
+
 @pytest.mark.parametrize("data_format", ["json", "yaml"])
 def test_texts_are_bounded(data_format: Any) -> None:
     with pytest.raises(RecipeError, match="larger than"):

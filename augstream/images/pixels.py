@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import RecipeError, SampleError
-from ..headers import ImageHeader, is_complete, num_scans, read_header
+from ..headers import ImageHeader, is_complete, num_scans, num_text_bytes, read_header
 
 Array = npt.NDArray[Any]
 
@@ -25,7 +25,11 @@ MAX_PIXELS = 89_478_485
 
 _PILLOW_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
 _OPENCV_FORMATS = frozenset(["jpeg", "png", "webp"])
-_MAX_SCANS = 500  # of a progressive JPEG; an encoder makes ten
+_MAX_SCANS = 500  # of a JPEG in parts; an encoder makes ten
+_MAX_SCANNED = 32 * MAX_PIXELS  # pixels times scans, for a scan of a few bytes passes over all of them
+_MAX_TEXT_BYTES = 1 << 18  # of a PNG's compressed texts: a quarter of a GB when unpacked, a second
+_MAX_TILE = 1 << 24  # pixels of a tile of a TIFF, for which memory is taken however small the picture is
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of a TIFF
 _RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -60,13 +64,29 @@ def checked_header(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader | N
         if not is_complete(data, header):
             msg = f"the {header.format} file is truncated: it ends after {len(data)} bytes, without its end"
             raise SampleError(msg)
-        if num_scans(data, header) > _MAX_SCANS:
-            msg = f"a progressive jpeg of more than {_MAX_SCANS} scans is refused"
-            raise SampleError(msg)
+        _check_work(data, header)
     elif data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")):
         msg = f"the image's header is broken or incomplete ({len(data)} bytes in all)"
         raise SampleError(msg)
     return header
+
+
+def _check_work(data: bytes, header: ImageHeader) -> None:
+    """Refuse what would keep a decoder busy for long with few bytes."""
+    scans, pixels = num_scans(data, header), header.height * header.width
+    if scans > min(_MAX_SCANS, max(1, _MAX_SCANNED // pixels)):
+        msg = (
+            f"a jpeg of {scans} scans of {header.width} x {header.height} pixels is refused, for it would take "
+            f"too long: {_MAX_SCANS} scans and {_MAX_SCANNED} pixels in all of them are allowed; encode it anew"
+        )
+        raise SampleError(msg)
+    text_bytes = num_text_bytes(data, header)
+    if text_bytes > _MAX_TEXT_BYTES:
+        msg = (
+            f"a png with {text_bytes} bytes of compressed texts is refused, for unpacking them would take too "
+            f"long: {_MAX_TEXT_BYTES} are allowed; write it without them"
+        )
+        raise SampleError(msg)
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
@@ -115,15 +135,30 @@ def _with_pillow(data: bytes, max_pixels: int, mode: str | None) -> Array:
     try:
         with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
             _check_size(image.height, image.width, max_pixels)
+            _check_tile(image, max(max_pixels, _MAX_TILE))
             if mode == "RGB" and image.mode in {"I;16", "I;16B", "I;16L", "I"}:
                 grey = (np.asarray(image).astype(np.uint32) >> 8).clip(max=255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
             return np.array(image if mode is None or image.mode == mode else image.convert(mode))
     except SampleError:
         raise
+    except Image.DecompressionBombError as error:
+        msg = (
+            f"{error} (PIL.Image.MAX_IMAGE_PIXELS), and max_pixels is {max_pixels}; raise both if it is meant"
+        )
+        raise SampleError(msg) from None
     except Exception as error:  # noqa: BLE001  (Pillow's decoders raise whatever their parsers raise)
         msg = f"the image does not decode: {type(error).__name__}: {error}"
         raise SampleError(msg) from None
+
+
+def _check_tile(image: Image.Image, max_pixels: int) -> None:
+    """Refuse a TIFF whose tiles are larger than any picture may be."""
+    tags = getattr(image, "tag_v2", None) or {}
+    width, height = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)
+    if isinstance(width, int) and isinstance(height, int) and width * height > max_pixels:
+        msg = f"the tiff claims tiles of {width} x {height} pixels, over the limit of {max_pixels}; write it in strips"
+        raise SampleError(msg)
 
 
 def _decode_mask(data: bytes, header: ImageHeader | None, max_pixels: int) -> Array:

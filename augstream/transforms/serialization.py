@@ -162,11 +162,15 @@ def load(
 ) -> Any:
     """The pipeline in a file, with the seed it was saved with; runs no code of the file's."""
     chosen = _format_of(filepath_or_buffer, data_format)
-    if isinstance(filepath_or_buffer, (str, Path)):
-        with Path(filepath_or_buffer).open(encoding="utf-8") as file:
-            text = file.read(MAX_BYTES + 1)
-    else:
-        text = filepath_or_buffer.read(MAX_BYTES + 1)
+    try:
+        if isinstance(filepath_or_buffer, (str, Path)):
+            with Path(filepath_or_buffer).open(encoding="utf-8") as file:
+                text = file.read(MAX_BYTES + 1)
+        else:
+            text = filepath_or_buffer.read(MAX_BYTES + 1)
+    except UnicodeDecodeError as error:
+        msg = f"{filepath_or_buffer}: not a saved pipeline: not a text in UTF-8 ({error})"
+        raise RecipeError(msg) from error
     if len(text) > MAX_BYTES:
         msg = f"the file is larger than {MAX_BYTES} bytes, which no pipeline is"
         raise RecipeError(msg)
@@ -302,12 +306,18 @@ def _yaml() -> Any:
 
 
 def _anchorless_loader(yaml: Any) -> Any:
-    """PyYAML's safe loader without aliases, which no pipeline has, and by which small files grow endless."""
+    """PyYAML's safe loader without aliases, which no pipeline has, and by which small files grow endless; and without
+    more values than a pipeline may have, which it would take a dozen seconds to read."""
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is imported only here
+        num_values = 0
+
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.events.AliasEvent):
                 raise yaml.YAMLError("it has aliases")
+            self.num_values += 1
+            if self.num_values > MAX_VALUES:  # keys count too
+                raise yaml.YAMLError(f"it has more than {MAX_VALUES} values")
             return super().compose_node(parent, index)
 
     return Loader
