@@ -34,6 +34,7 @@ START = bytes(CHAIN_BYTES)
 
 _MAX_LINE_BYTES = 1 << 24
 _MAX_SHOWN = 8
+_LIMIT = 1 << 63
 _HEAD = b'{"ledger"'
 _LIBRARIES = ("numpy", "cv2", "PIL", "torch", "augstream")
 
@@ -86,7 +87,7 @@ class Line:
             b"\n"
         ):
             raise ValueError(line)
-        if min(found.epoch, found.units.start, len(found.units) - 1) < 0:
+        if not (0 <= found.epoch < _LIMIT and 0 <= found.units.start < found.units.stop < _LIMIT):
             raise ValueError(line)
         return found
 
@@ -169,7 +170,7 @@ class Reader:
         """The batch of a line, or None if it is a header's."""
         if text.startswith(b"{"):
             header = json.loads(text) if text.endswith(b"\n") else None
-            if not isinstance(header, dict) or header.get("ledger") != VERSION:
+            if not isinstance(header, dict) or not _is_header(header):
                 raise ValueError(text)
             self.header = header
             return None
@@ -180,6 +181,15 @@ class Reader:
             raise ValueError(text)
         self.chain = line.chain
         return line
+
+
+def _is_header(header: Mapping[str, Any]) -> bool:
+    """Whether a header says, of the right kinds, what is asked of it."""
+    recipe, made_with = header.get("recipe"), header.get("made with")
+    if header.get("ledger") != VERSION or not isinstance(recipe, dict) or not isinstance(made_with, dict):
+        return False
+    counts = recipe.get("batch_size"), recipe.get("unit")
+    return {"index", "transform"} <= header.keys() and all(type(count) is int and count > 0 for count in counts)
 
 
 class Ledger:

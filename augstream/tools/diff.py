@@ -97,8 +97,10 @@ class Run:
             is_sorted &= line.place > last
             last = line.place
         lines: Iterable[Line] = Reader(path) if is_sorted else sorted(Reader(path), key=_place)
+        if not by_unit or not self.headers:
+            return iter(lines)
         size = self.headers[-1]["recipe"]["unit"]
-        return (unit for line in lines for unit in line.by_unit(size)) if by_unit else iter(lines)
+        return (unit for line in lines for unit in line.by_unit(size))
 
     def head(self) -> str:
         """64 hex digits over all batches: equal for equal runs, however many ranks and workers they had."""

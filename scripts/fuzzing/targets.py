@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import indexes
+import ledgers
 import numpy as np
 import pictures
 import tars
@@ -27,13 +28,16 @@ from augstream.errors import AugstreamError, StateError
 from augstream.headers import image_size, is_complete, num_scans, read_header
 from augstream.images.encoded import EncodedImage
 from augstream.indexing import build_index
-from augstream.manifests import emit, read_dali, read_manifest
+from augstream.ledgers.ledger import Ledger, Reader
+from augstream.manifests import emit, read_manifest
 from augstream.mixing import MixtureOrder, MixtureRecipe
 from augstream.order import Recipe
 from augstream.seeding import Address
 from augstream.shards import ShardReader
+from augstream.sources.offsets import read_dali, read_energon
 from augstream.state import StreamState, check, check_mixture
 from augstream.tarscan import scan
+from augstream.tools.diff import Run, compare, report
 
 MAX_PIXELS = 2_000_000
 MAX_READ = 200
@@ -147,10 +151,38 @@ def _manifest(case: bytes, place: Path) -> None:
         raise failure
 
 
-def _dali(case: bytes, place: Path) -> None:
-    path = place / "train-0.idx"
+def _offsets(case: bytes, place: Path) -> None:
+    indexes.put_shards(place)
+    failures: list[AugstreamError] = []
+    for name, read in (("train-0.idx", read_dali), ("train-0.tar.idx", read_energon)):
+        (place / name).write_bytes(case)
+        try:
+            read(place / name)
+            index = build_index(place / name, cache_dir=place / name.replace(".", "-"))
+            _read_all(index)
+            assert index.num_samples.tolist() == [len(indexes.tables()["train-0.tar"])], "other samples"
+        except AugstreamError as error:
+            failures.append(error)
+    if len(failures) == 2:
+        raise failures[0]
+
+
+def _ledger(case: bytes, place: Path) -> None:
+    path, whole = place / "run.ledger", place / "whole.ledger"
     path.write_bytes(case)
-    read_dali(path)
+    whole.write_bytes(ledgers.seeds()[0])
+    one, other = Run.of(str(path)), Run.of(str(whole))
+    assert len(one.head()) == 64
+    for left, right in ((one, other), (other, one)):
+        found = compare(left, right)
+        assert all(isinstance(line, str) for line in report(left, right, found))
+    ledger = Ledger(path, ledgers.header())
+    try:
+        ledger.note(0, range(2), 4, ledgers.marks(0))
+        ledger.note(9, range(2), 4, ledgers.marks(9))
+    finally:
+        ledger.close()
+    assert sum(1 for _ in Reader(path)) > 0
 
 
 # States, pipelines, addresses
@@ -348,14 +380,15 @@ TARGETS = {
             limits=_SMALL,
         ),
         Target(
-            "dali",
+            "offsets",
             40,
-            _dali,
-            texts.dali,
-            _broken(texts.dali, words=texts.WORDS),
-            texts.written_dali,
+            _offsets,
+            texts.offsets,
+            _broken(texts.offsets, block=8, words=texts.WORDS),
+            texts.written_offsets,
             limits=_SMALL,
         ),
+        Target("ledger", 60, _ledger, ledgers.seeds, ledgers.mutant, ledgers.written, limits=_SMALL),
         Target(
             "state",
             80,

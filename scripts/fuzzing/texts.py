@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import indexes
 from hypothesis import strategies as st
 
 import augstream as A
@@ -161,34 +162,46 @@ def written_manifests() -> st.SearchStrategy[bytes]:
 
 
 @cache
-def dali() -> list[bytes]:
-    return [b"v1.2 2\njpg 512 700 a.jpg cls 2048 1 a.cls\npng 3072 0 d/b.png\n", b"v1.2 0\n"]
+def offsets() -> list[bytes]:
+    """What DALI's and Energon's own tools write of the first of the shards."""
+    table, end = indexes.tables()["train-0.tar"], 0
+    lines = [f"v1.2 {len(table)}"]
+    starts = []
+    for number, key in enumerate(table.keys):
+        members = table.members(number)
+        starts.append(members[0][1] - 512)
+        end = (members[-1][1] + members[-1][2] + 511) & -512
+        lines.append(" ".join(f"{suffix} {at} {size} {key}.{suffix}" for suffix, at, size in members))
+    return ["\n".join([*lines, ""]).encode(), b"".join(at.to_bytes(8, "little") for at in [*starts, end])]
 
 
-def written_dali() -> st.SearchStrategy[bytes]:
-    word = st.sampled_from(
-        [
-            "v1.2",
-            "v1.1",
-            "2",
-            "1",
-            "0",
-            "-5",
-            "512",
-            "jpg",
-            "a.jpg",
-            "b.cls",
-            "README",
-            "9" * 25,
-            "9" * 5000,
-            "\n",
-            "\n",
-            "é",
-            "\x1f",
-            "1_0",
-        ]
+def written_offsets() -> st.SearchStrategy[bytes]:
+    words = [
+        "v1.2",
+        "v1.1",
+        "2",
+        "1",
+        "0",
+        "-5",
+        "512",
+        "jpg",
+        "a.jpg",
+        "b.cls",
+        "README",
+        "9" * 25,
+        "9" * 5000,
+        "\n",
+        "\n",
+        "é",
+        "\x1f",
+    ]
+    lines = st.lists(st.sampled_from(words), max_size=14).map(
+        lambda found: " ".join(found).replace(" \n ", "\n").encode()
     )
-    return st.lists(word, max_size=14).map(lambda words: " ".join(words).replace(" \n ", "\n").encode())
+    numbers = st.lists(st.sampled_from([0, 1, 512, 1024, 4096, 2**62, 2**63, 2**64 - 1]), max_size=5)
+    return st.one_of(
+        lines, numbers.map(lambda found: b"".join(at.to_bytes(8, "little") for at in sorted(found)))
+    )
 
 
 # Pipelines
