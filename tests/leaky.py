@@ -11,10 +11,12 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import albumentations
 import cv2
 import numpy as np
 import torch
 from cv2 import randn
+from numpy import empty
 from torch.utils.data import get_worker_info
 
 import augstream as A
@@ -64,6 +66,12 @@ def unfilled(image: Any, **_: Any) -> Any:
     return canvas
 
 
+def unfilled_elsewhere(image: Any, **_: Any) -> Any:
+    canvas = empty((1024, 1024), np.uint8)  # of a size that malloc makes anew
+    canvas[4:] = 0
+    return image + canvas[: len(image), : image.shape[1], None]
+
+
 def entropy(image: Any, **_: Any) -> Any:
     return image + np.uint8(np.random.default_rng().integers(9))
 
@@ -93,8 +101,22 @@ def of(function: Any) -> A.Compose:
     return pipeline(A.Lambda(image=function))
 
 
+class Shift(A.ImageOnlyTransform):
+    """Somebody's own, and right."""
+
+    def get_params(self) -> dict[str, Any]:
+        return {
+            "by": self.py_random.randrange(8),
+            "grain": self.random_generator.integers(0, 9, (24, 32, 3), np.uint8),
+        }
+
+    def apply(self, img: Any, by: int = 0, grain: Any = 0, **_: Any) -> Any:
+        return np.roll(img // 2, by, axis=1) + grain
+
+
 def sound() -> A.Compose:
-    return A.Compose([A.RandomResizedCrop((24, 32)), A.GaussNoise(p=0.5), A.Normalize(), A.ToTensorV2()])
+    noises = A.OneOf([A.GaussNoise(p=1), A.Sequential([Shift(p=0.9)], p=1)], p=0.8)
+    return A.Compose([A.RandomResizedCrop((24, 32)), noises, A.Normalize(), A.ToTensorV2()])
 
 
 def counting_pipeline() -> A.Compose:
@@ -143,3 +165,19 @@ class Drifting(torch.nn.Module):
     def forward(self, image: Any) -> Any:
         self.count += 1
         return image[:, :24, :32].float() + self.count
+
+
+class TheirCounting(albumentations.ImageOnlyTransform):
+    """Another library's, with a counter."""
+
+    def __init__(self, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.count = 0
+
+    def apply(self, img: Any, **_: Any) -> Any:
+        self.count += 1
+        return img + np.uint8(self.count)
+
+
+def unmade() -> A.Compose:
+    return of(1 // 0)

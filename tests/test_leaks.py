@@ -82,7 +82,13 @@ def test_our_own_workers_see_opencv_moved_by_any_name(shards):
 
 @pytest.mark.parametrize("private", [False, True])
 def test_what_is_sound_passes_and_nothing_is_moved(shards, private):
-    compose = A.Compose([A.RandomResizedCrop((24, 32)), A.GaussNoise(p=0.5), A.ElasticTransform(p=0.5)])
+    transforms = [
+        A.RandomResizedCrop((24, 32)),
+        A.GaussNoise(p=0.5),
+        A.ElasticTransform(p=0.5),
+        leaky.Shift(p=1),
+    ]
+    compose = A.Compose(transforms)
     expected = list(dataset_of(shards, compose))
     token = private_opencv.set(private)
     try:

@@ -7,6 +7,7 @@ import json
 import random
 import time
 
+import albumentations
 import cv2
 import leaky
 import numpy as np
@@ -42,6 +43,7 @@ FUNCTIONS = {
     leaky.process: ("process", "", "os.getpid"),
     leaky.worker: ("worker", "", "get_worker_info()"),
     leaky.unfilled: ("uninitialised-memory", "", "np.empty"),
+    leaky.unfilled_elsewhere: ("uninitialised-memory", "", "empty((1024"),
     leaky.entropy: ("entropy", "", "default_rng()"),
     leaky.opencv_threads: ("opencv-threads", "", None),
 }
@@ -66,6 +68,11 @@ def test_each_suspect_is_found_at_its_transform_and_line(shards, function):
 def test_state_is_found_wherever_it_is(shards):
     (finding,) = found_in(dataset_of(shards, leaky.pipeline(leaky.Counting())))
     assert (finding.suspect, finding.where) == ("hidden-state", "transform 1.0 Counting")
+    theirs = albumentations.Compose(
+        [albumentations.Resize(24, 32), leaky.TheirCounting(p=1), albumentations.D4()]
+    )
+    (finding,) = found_in(dataset_of(shards, theirs))
+    assert (finding.suspect, finding.where) == ("hidden-state", "transform 1 TheirCounting")
     modules = torch.nn.Sequential(torch.nn.Identity(), leaky.Drifting(), torch.nn.Identity())
     (finding,) = found_in(dataset_of(shards, modules))
     assert (finding.suspect, finding.where) == ("hidden-state", "transform 1 Drifting")
@@ -103,6 +110,16 @@ def test_what_a_spawned_process_changes_is_found_there(shards, monkeypatch):
         ("hash-order", "transform 2 Lambda(set_order)"),
         ("fresh-process", "transform 1 Lambda(settings)"),
     }
+
+
+def test_a_strict_pipeline_that_fails_is_looked_into_too(shards):
+    verdict = verify(dataset_of(shards, leaky.of(leaky.torch_draw), strict=True))
+    (check,) = verdict.checks
+    assert "Lambda(torch_draw) moved the global generator of torch, at" in check.why
+    assert [(finding.suspect, finding.generator) for finding in verdict.findings] == [
+        ("global-generator", "torch")
+    ]
+    assert not verdict.holds
 
 
 def test_a_collate_function_is_a_step_too(shards):
@@ -162,6 +179,8 @@ def test_the_command_says_so_and_its_status_too(shards, capsys):
     assert finding["suspect"] == "process"
     assert finding["key"] == first["key"]
     assert cli.main(["verify", *shards, "--pipeline", "leaky:nothing"]) == 2
+    assert cli.main(["verify", *shards, "--pipeline", "leaky:unmade"]) == 2
+    assert "'leaky:unmade' could not be made: ZeroDivisionError: " in capsys.readouterr().err
     assert cli.main(["verify", *shards, "--batches", "0"]) == 2
     assert "num_batches must be at least 1, got 0" in capsys.readouterr().err
 

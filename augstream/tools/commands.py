@@ -40,7 +40,13 @@ def load_pipeline(text: str) -> Any:
         msg = f"could not get {name!r} from module {module_name!r}: {error}"
         raise RecipeError(msg) from error
     is_maker = callable(found) and not hasattr(found, "run") and not isinstance(found, type)
-    return found() if is_maker else found
+    if not is_maker:
+        return found
+    try:
+        return found()
+    except Exception as error:
+        msg = f"{text!r} could not be made: {type(error).__name__}: {error}"
+        raise RecipeError(msg) from error
 
 
 def add_stream_arguments(parser: argparse.ArgumentParser, *, seed: bool) -> None:
