@@ -170,7 +170,7 @@ def test_stored_normal_numbers_count():
 
 def test_every_way_to_see_a_generator_sees_it_move():
     watch = Watch()
-    watch._python_at = None  # as where the interpreter keeps its state elsewhere
+    watch._words = None  # as where the interpreter keeps its state elsewhere
     assert moved_by(random.random, watch) == ("random",)
     bits = np.random.mtrand.get_bit_generator()
     try:

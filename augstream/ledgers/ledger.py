@@ -189,7 +189,9 @@ def _is_header(header: Mapping[str, Any]) -> bool:
     if header.get("ledger") != VERSION or not isinstance(recipe, dict) or not isinstance(made_with, dict):
         return False
     counts = recipe.get("batch_size"), recipe.get("unit")
-    return {"index", "transform"} <= header.keys() and all(type(count) is int and count > 0 for count in counts)
+    return {"index", "transform"} <= header.keys() and all(
+        type(count) is int and count > 0 for count in counts
+    )
 
 
 class Ledger:

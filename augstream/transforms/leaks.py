@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 private_opencv: ContextVar[bool] = ContextVar("private_opencv", default=False)
 """Whether this thread was started by us, so that nobody misses the state of its OpenCV generator."""
 
-_WORDS_BYTES = 625 * 4  # a Mersenne twister in memory: 624 words and a position
+_Words = ctypes.c_char * (625 * 4)  # a Mersenne twister in memory: 624 words and a position
 _OPENCV_DRAWERS = ("kmeans", "randShuffle", "randn", "randu", "setRNGSeed")
 _PROBE_SEED = 0x5EED
 _DRAWN_WITHIN = frozenset({"cv2", "numpy", "random", "torch"})
@@ -55,15 +55,17 @@ class Watch:
         "_expected",
         "_is_new",
         "_numbers",
+        "_numpy",
         "_originals",
         "_python",
-        "_python_at",
         "_stand_ins",
+        "_words",
     )
 
     def __init__(self) -> None:
         self._python: random.Random = random.random.__self__  # type: ignore[attr-defined]  # the one that functions share
-        self._python_at = _address_of_words(self._python)
+        self._words = _words_of(self._python)
+        self._numpy: tuple[Any, Any] = (None, None)
         self._is_new = True
         self._numbers = np.zeros((1, 4), np.int32)
         self._expected: bytes | None = None
@@ -91,10 +93,10 @@ class Watch:
             self._python_state(),
             self._python.gauss_next,  # type: ignore[attr-defined]  # it has one
             bits,
-            _state_of(bits),
+            self._numpy_state(bits),
             _stored_gauss() if self._is_new else None,
             generator,
-            None if generator is None else generator.get_state(),
+            None if generator is None else _torch_state(generator),
             is_private,
             len(self._drawn_by),
         )
@@ -106,10 +108,10 @@ class Watch:
         if self._python_state() != python or self._python.gauss_next != gauss_next:  # type: ignore[attr-defined]
             found.append("random")
         # of the normal numbers that numpy makes in pairs, one may be in store; to ask is slow, and once is enough
-        is_other = np.random.mtrand.get_bit_generator() is not bits or _state_of(bits) != state
+        is_other = np.random.mtrand.get_bit_generator() is not bits or self._numpy_state(bits) != state
         if is_other or (gauss is not None and _stored_gauss() != gauss):
             found.append("numpy")
-        if generator is not None and not sys.modules["torch"].equal(generator.get_state(), torch_state):
+        if generator is not None and _torch_state(generator) != torch_state:
             found.append("torch")
         if is_private:
             if self._probe(self._originals, seed=False) != self._expected:
@@ -122,7 +124,16 @@ class Watch:
         return tuple(found)
 
     def _python_state(self) -> Any:
-        return self._python.getstate() if self._python_at is None else _bytes_at(self._python_at)
+        return self._python.getstate() if self._words is None else self._words.raw
+
+    def _numpy_state(self, bits: Any) -> Any:
+        """The state of numpy's global bit generator, as something to compare."""
+        known, words = self._numpy
+        if known is not bits:
+            is_twister = type(bits) is np.random.MT19937
+            words = _Words.from_address(bits.ctypes.state_address) if is_twister else None
+            self._numpy = bits, words
+        return repr(bits.state) if words is None else words.raw
 
     def _probe(self, functions: dict[str, Any], *, seed: bool = True) -> bytes:
         """The next numbers of this thread's OpenCV generator, or the first ones after our seed."""
@@ -146,24 +157,18 @@ class _StandIn:
         return self.stands_for(*args, **kwargs)
 
 
-def _bytes_at(address: int) -> bytes:
-    return ctypes.string_at(address, _WORDS_BYTES)
-
-
-def _address_of_words(generator: random.Random) -> int | None:
-    """Where CPython keeps the state of a `random.Random`, or None if it is not where it is known to be."""
-    if type(generator).__basicsize__ < object.__basicsize__ + _WORDS_BYTES:
+def _words_of(generator: random.Random) -> Any:
+    """The memory where CPython keeps the state of a `random.Random`, or None if it is not where it is known to be."""
+    if type(generator).__basicsize__ < object.__basicsize__ + ctypes.sizeof(_Words):
         return None
-    address = id(generator) + object.__basicsize__
-    words = np.frombuffer(_bytes_at(address), dtype=np.uint32).tolist()
-    return address if (*words[1:], words[0]) == generator.getstate()[1] else None
+    words = _Words.from_address(id(generator) + object.__basicsize__)
+    position, *key = np.frombuffer(words.raw, dtype=np.uint32).tolist()
+    return words if (*key, position) == generator.getstate()[1] else None
 
 
-def _state_of(bits: Any) -> Any:
-    """The state of numpy's global bit generator, as something to compare."""
-    if type(bits) is np.random.MT19937:
-        return _bytes_at(bits.ctypes.state_address)
-    return repr(bits.state)
+def _torch_state(generator: Any) -> bytes:
+    state: bytes = generator.get_state().numpy().tobytes()
+    return state
 
 
 def _stored_gauss() -> tuple[Any, Any]:

@@ -41,7 +41,7 @@ def adapters() -> dict[str, tuple[Any, float | None]]:
 
 def run(arguments: Namespace) -> list[dict[str, Any]]:
     empty, noops = A.Compose([], seed=1), A.Compose([A.NoOp(p=1)] * 5, seed=1)
-    strict, watch = A.Compose([A.NoOp(p=1)] * 5, seed=1, strict=True), Watch()
+    strict, watch = noops.stage(strict=True), Watch()
     their_empty = albumentations.Compose([], seed=1)
     their_noops = albumentations.Compose([albumentations.NoOp(p=1)] * 5, seed=1)
     stage, stream, draws = noops.stage(), stream_key(1, shard="a.tar", worker=0, epoch=0), Draws()
@@ -59,7 +59,7 @@ def run(arguments: Namespace) -> list[dict[str, Any]]:
         "five NoOps at an address": (lambda: noops.at(3, 14)(image=IMAGE), None),
         "five NoOps as a stage": (lambda: stage({"image": IMAGE}, b"0" * 16), None),
         "address and keys of a sample": (address, 10.0),
-        "five NoOps, strict": (lambda: strict(image=IMAGE), None),
+        "five NoOps as a strict stage": (lambda: strict({"image": IMAGE}, b"0" * 16), None),
         "what strict adds to a sample": (lambda: watch.moved(watch.look()), 20.0),
         **adapters(),
     }
