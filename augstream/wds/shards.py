@@ -115,8 +115,8 @@ def _expanded(shards: Any, remote: Remote) -> Any:
         if remote.allow_pipe and remote.cache_dir is not None:
             return text
         msg = (
-            f"{text!r} runs a command; if you trust it, pass remote=Remote(allow_pipe=True, cache_dir=...), which keeps "
-            "its output, or read it with wds.WebDataset, and make that resumable with augstream.wds.resumable"
+            f"{text!r} runs a command; if you trust it, pass remote=Remote(allow_pipe=True, cache_dir=...), which "
+            "keeps its output, or read it with wds.WebDataset, and make that resumable with augstream.wds.resumable"
         )
         raise RecipeError(msg)
     if "::" not in text and "${" not in text:
