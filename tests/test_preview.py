@@ -83,7 +83,7 @@ def test_the_sheets_have_a_cell_for_each_picture(dataset: Any) -> None:
     picture = contact_sheet(dataset, chosen, range(3), size=40)
     assert picture.shape == (2 * (40 + 18 + 4), 4 * (40 + 4), 3)
     found = explain(dataset, epoch=0, shard=chosen[0][0], key=chosen[0][1])
-    assert stages_sheet(dataset, found, size=40).shape == (40 + 18 + 4, 7 * (40 + 4), 3)
+    assert stages_sheet(dataset, found, size=40).shape == (2 * (40 + 34 + 4), 6 * (40 + 4), 3)
 
 
 def test_the_page_holds_everything_in_itself(dataset: Any) -> None:

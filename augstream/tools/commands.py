@@ -5,19 +5,28 @@ from __future__ import annotations
 import argparse
 import code
 import json
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..cli import say
 from ..dataset import StreamDataset
 from ..errors import RecipeError
 from ..images.encoded import DecodeMode
+from ..order import Recipe
 from ..seeding import Address
 from ..transforms.serialization import load
-from .explain import Explanation, explain_address
-from .pictures import encoded
+from .explain import Explanation, explain, explain_address, plain
+from .pictures import encoded, picture_of
+from .positions import Found, Position, find
 from .preview import Place, choose, contact_sheet, stages_sheet, write_page
 
+_BANNER = """before: the sample as it is on disk; sample: as it is delivered; images: after each transform, by slot
+and name; params: what was drawn; explanation: all of it; dataset: the stream; A: augstream. Ctrl-D ends."""
 _PIPELINE = "a saved Compose (.json, .yaml), or module:name of a transform or of a function that makes one"
 
 
@@ -81,47 +90,125 @@ def make_dataset(
     )
 
 
+def _dataset_of(parsed: argparse.Namespace, recipe: Recipe) -> StreamDataset:
+    """The stream that a command line describes, of a recipe that was found elsewhere."""
+    return StreamDataset(
+        parsed.shards,
+        None if parsed.pipeline is None else load_pipeline(parsed.pipeline),
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        unit=recipe.samples_per_unit,
+        lanes=recipe.lanes,
+        shuffle=recipe.shuffle,
+        window=recipe.window,
+        drop_last=recipe.drop_last,
+        tail=recipe.tail,
+        scope=tuple(parsed.scope.split(",")),
+        fields=parsed.fields,
+    )
+
+
 def register_replay(subparsers: Any) -> None:
     """Add the command `replay`."""
     parser = subparsers.add_parser(
-        "replay", help="compute one sample again, from its address, stage by stage"
+        "replay",
+        help="compute one sample again, stage by stage",
+        description="Compute one sample again, from its address or its position in a ledger: what every transform "
+        "decided, drew and did. From a ledger, the recipe is the ledger's, and the batch is held against it.",
     )
-    parser.add_argument("address", help="the address that an error or a batch's __address__ shows")
+    parser.add_argument(
+        "address",
+        metavar="ADDRESS|LEDGER:EPOCH:UNIT[:PLACE]",
+        help="the address that an error or a batch's __address__ shows, or a position as `diff` shows it; without "
+        "PLACE, the samples of the batch are listed",
+    )
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help="the shards of the stream")
     add_stream_arguments(parser, seed=False)
     parser.add_argument("--picture", type=Path, metavar="PNG", help="write a picture after every transform")
     parser.add_argument("--json", type=Path, help="write gates and drawn parameters")
-    parser.add_argument("--interactive", action="store_true", help="open a Python prompt with `explanation`")
+    parser.add_argument("--interact", action="store_true", help="open a Python prompt with all of it at hand")
     parser.set_defaults(run=_run_replay)
 
 
 def _run_replay(parsed: argparse.Namespace) -> int:
+    position = Position.parse(parsed.address)
+    if position is not None:
+        found = find(position, partial(_dataset_of, parsed))
+        status = 1 if found.repeats is False else 0
+        say(found.verdict)
+        if position.place is None:
+            return _list_batch(parsed, found) or status
+        shard, key = found.names[position.place]
+        explanation = explain(found.dataset, epoch=position.epoch, shard=shard, key=key)
+        return _show(parsed, found.dataset, explanation) or status
     address = Address.parse(parsed.address)
     dataset = make_dataset(parsed, address.seed)
-    explanation = explain_address(dataset, address)
-    _print_steps(explanation)
+    return _show(parsed, dataset, explain_address(dataset, address))
+
+
+def _list_batch(parsed: argparse.Namespace, found: Found) -> int:
+    """Say which samples a batch has; their pictures before and after, if wanted."""
+    for place, (shard, key) in enumerate(found.names):
+        say(f"  {place:>3}  {shard} {key}")
     if parsed.picture is not None:
-        parsed.picture.write_bytes(encoded(stages_sheet(dataset, explanation)))
-        print(f"wrote {parsed.picture}")
-    if parsed.json is not None:
-        parsed.json.write_text(json.dumps(explanation.to_dict(), indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {parsed.json}")
-    if parsed.interactive:
-        code.interact(
-            banner="explanation.before, explanation.steps, explanation.after",
-            local={"explanation": explanation, "dataset": dataset},
-            exitmsg="",
-        )
+        picture = contact_sheet(found.dataset, found.names, [found.line.epoch])
+        parsed.picture.write_bytes(encoded(picture))
+        say(f"wrote {parsed.picture}")
+    if parsed.json is not None or parsed.interact:
+        msg = "--json and --interact are about one sample; add its place, as in run.ledger:0:3:2"
+        raise RecipeError(msg)
     return 0
 
 
-def _print_steps(explanation: Explanation) -> None:
-    print(explanation.address)
+def _show(parsed: argparse.Namespace, dataset: StreamDataset, explanation: Explanation) -> int:
+    """Say, draw, write and open what a sample went through; 1 if a transform failed."""
+    say(*_lines(explanation))
+    if parsed.picture is not None:
+        parsed.picture.write_bytes(encoded(stages_sheet(dataset, explanation)))
+        say(f"wrote {parsed.picture}")
+    if parsed.json is not None:
+        parsed.json.write_text(json.dumps(explanation.to_dict(), indent=1) + "\n", encoding="utf-8")
+        say(f"wrote {parsed.json}")
+    if parsed.interact:
+        at_hand = {
+            "sample": explanation.after, "before": explanation.before, "params": explanation.params(),
+            "images": explanation.images(), "explanation": explanation, "dataset": dataset,
+        }  # fmt: skip
+        code.interact(banner=_BANNER, local={**at_hand, "A": import_module("augstream")}, exitmsg="")
+    if explanation.error is not None:
+        sys.stderr.writelines(traceback.format_exception(explanation.error))
+        return 1
+    return 0
+
+
+def _lines(explanation: Explanation) -> Iterator[str]:
+    """What a sample went through, in lines."""
+    yield explanation.address
+    yield f"  on disk: {_size(explanation.before)}"
+    before = _size(explanation.before)
     for step in explanation.steps:
-        verdict = "applied" if step.applied else "not applied"
-        print(f"  {step.slot} {step.name}: {verdict} (drew {step.gate:.6f}, p={step.p:g})")
+        verdict = "failed" if step.error else "applied" if step.applied else "not applied"
+        after = _size(step.sample)
+        became = "" if after == before else f", {before} -> {after}"
+        gate = "" if step.p == 1 else f" (p={step.p:g}, drew {step.gate:.6f})"
+        yield f"  {step.slot} {step.name}: {verdict}{gate}{became}"
+        before = after
         for record in step.applied:
-            print(f"      {record['name']} {json.dumps(record['params'])}")
+            name = "" if record["name"] == step.name else f"{record['slot']} {record['name']} "
+            params = json.dumps(plain(record["params"]))
+            if name or params != "{}":
+                yield f"      {name}{params}"
+    if not explanation.steps:
+        yield f"  augmented, by a transform that cannot be looked into: {_size(explanation.after)}"
+
+
+def _size(sample: Mapping[str, Any]) -> str:
+    """The image of a sample in a few words: 200 x 160 uint8."""
+    image = sample.get("image")
+    if image is None:
+        return "no image"
+    height, width = picture_of(image).shape[:2]
+    return f"{width} x {height} {str(image.dtype).removeprefix('torch.')}"
 
 
 def register_preview(subparsers: Any) -> None:
@@ -153,5 +240,5 @@ def _run_preview(parsed: argparse.Namespace) -> int:
     else:
         places = [Place(epoch, shard, key) for epoch in range(parsed.epochs) for shard, key in chosen]
         write_page(dataset, places, parsed.out)
-    print(f"wrote {parsed.out}: {len(chosen)} samples, {parsed.epochs} epochs")
+    say(f"wrote {parsed.out}: {len(chosen)} samples, {parsed.epochs} epochs")
     return 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..augment import Sample
+from ..collate import IMAGE
 from ..dataset import StreamDataset
 from ..errors import RecipeError
 from ..order import SampleRef
@@ -27,7 +28,7 @@ class Step:
     """What one transform of the pipeline's top level did to a sample.
 
     gate: the number that was drawn to be compared with `p`; applied: the records of what ran, itself or below it;
-    sample: the sample after it.
+    sample: the sample after it. error: what it raised.
     """
 
     slot: str
@@ -36,19 +37,32 @@ class Step:
     gate: float
     applied: tuple[dict[str, Any], ...]
     sample: Sample
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """A sample before, after, and on the way, with the text of its address.
 
-    `steps` is empty where the transform is not a `Compose`, into which nobody can look.
+    `steps` is empty where the transform is not a `Compose`, into which nobody can look. `error` is what stopped the
+    pipeline, if anything did: `after` is then the sample as it was before that.
     """
 
     address: str
     before: Sample
     steps: tuple[Step, ...]
     after: Sample
+    error: Exception | None = None
+
+    def images(self) -> dict[str, Any]:
+        """The image at each stage, by slot and name."""
+        found = {"on disk": self.before.get(IMAGE)}
+        return found | {f"{step.slot} {step.name}": step.sample.get(IMAGE) for step in self.steps}
+
+    def params(self) -> dict[str, Any]:
+        """What was drawn, by slot and name, of all transforms that ran."""
+        applied = [record for step in self.steps for record in step.applied]
+        return {f"{record['slot']} {record['name']}": plain(record["params"]) for record in applied}
 
     def to_dict(self) -> dict[str, Any]:
         """All but the pixels, as JSON-able data."""
@@ -61,6 +75,7 @@ class Explanation:
                     "p": step.p,
                     "gate": step.gate,
                     "applied": list(step.applied),
+                    **({} if step.error is None else {"error": _said(step.error)}),
                 }
                 for step in self.steps
             ],
@@ -70,7 +85,8 @@ class Explanation:
 def explain(dataset: StreamDataset, *, epoch: int, shard: str, key: str) -> Explanation:
     """Explain the sample `key` of the shard named `shard` in `epoch`; nothing else is read.
 
-    Raises what computing the sample raises; a step that fails raises at that step.
+    A transform that fails is the last step, with its error. Raises what reading and decoding raise, and what a
+    transform raises that is not a `Compose`.
     """
     stream = dataset.stream
     position = stream.index.position(shard)
@@ -82,9 +98,13 @@ def explain(dataset: StreamDataset, *, epoch: int, shard: str, key: str) -> Expl
     if isinstance(stream.stage, ComposeStage):
         steps = tuple(_steps(stream.stage, before, address.key()))
         after = steps[-1].sample if steps else before
+        if stream.fields.mode == "scaled" and not (
+            steps and steps[-1].error
+        ):  # decoded otherwise, for its speed
+            after = stream.sample(epoch, shard, key)
     else:
         after = stream.sample(epoch, shard, key)
-    return Explanation(str(address), before, steps, after)
+    return Explanation(str(address), before, steps, after, steps[-1].error if steps else None)
 
 
 def explain_address(dataset: StreamDataset, address: Address) -> Explanation:
@@ -106,21 +126,21 @@ def _steps(stage: ComposeStage, before: Sample, key: bytes) -> list[Step]:
     compose = stage.compose
     stage_key = stage.key(key)
     draws = Draws()
-    steps = []
+    steps: list[Step] = []
     applied_before = 0
+    sample = before
     for ordinal, node in enumerate(compose.transforms):
+        draws.move(stage_key, child_slot(b"", ordinal))
+        name, p, gate = type(node).__name__, node.p, draws.gate
         first = _first(compose, ordinal + 1)
-        call = first._execute(stage_key, dict(before), record=True)
-        sample = first._collect(call, before)
-        records = applied_records(call)
+        try:
+            call = first._execute(stage_key, dict(before), record=True)
+            sample = first._collect(call, before)
+            records = applied_records(call)
+        except Exception as error:  # noqa: BLE001  # it is what is looked for
+            return [*steps, Step(str(ordinal), name, p, gate, (), sample, error)]
         sample.pop("applied_transforms", None)
-        slot = child_slot(b"", ordinal)
-        draws.move(stage_key, slot)
-        steps.append(
-            Step(
-                str(ordinal), type(node).__name__, node.p, draws.gate, tuple(records[applied_before:]), sample
-            )
-        )
+        steps.append(Step(str(ordinal), name, p, gate, tuple(records[applied_before:]), sample))
         applied_before = len(records)
     return steps
 
@@ -132,12 +152,27 @@ def _first(compose: Compose, num_transforms: int) -> Compose:
     return shorter
 
 
+def plain(value: Any) -> Any:
+    """A recorded parameter as people read it: tuples as lists, what a library calls them left out."""
+    if isinstance(value, Mapping):
+        if set(value) == {"$tuple"}:
+            return plain(value["$tuple"])
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def drawn_numbers(explanation: Explanation) -> Mapping[str, float]:
     """Every number that was drawn, by slot, transform and parameter: what statistics are made of."""
     numbers: dict[str, float] = {}
     for step in explanation.steps:
         for record in step.applied:
-            for name, value in record["params"].items():
+            for name, value in plain(record["params"]).items():
                 values = value if isinstance(value, (list, tuple)) else [value]
                 for place, item in enumerate(values):
                     if isinstance(item, (int, float)) and not isinstance(item, bool):

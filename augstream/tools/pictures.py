@@ -13,14 +13,14 @@ Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
 _COLOURS = ((255, 80, 80), (80, 200, 120), (90, 140, 255), (255, 200, 60), (220, 110, 240), (80, 220, 220))
 _MARGIN = 2
+_LINE_PIXELS = 16
 
 
 def picture_of(image: Any) -> Picture:
     """An image of whatever layout and dtype as uint8 RGB.
 
     (C, H, W) with 1 or 3 channels is taken for planar where the last axis is neither. Floats outside of [0, 1], as
-    after
-    normalisation, are stretched from their minimum to their maximum: the picture then shows structure, not colours.
+    after normalisation, are stretched from their minimum to their maximum: the picture shows structure, not colours.
     """
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[0] in {1, 3} and array.shape[2] not in {1, 3}:
@@ -64,7 +64,7 @@ def _with_mask(picture: Picture, mask: npt.NDArray[Any]) -> Picture:
     palette = np.array([(0, 0, 0), *_COLOURS])
     numbers = np.where(labels == 0, 0, labels.astype(np.int64) % len(_COLOURS) + 1)
     tint = palette[numbers]
-    blended = np.where(numbers[:, :, None] == 0, picture, (picture.astype(np.int64) + tint) // 2)
+    blended = np.where(numbers[:, :, None] == 0, picture, (2 * picture.astype(np.int64) + tint) // 3)
     return np.ascontiguousarray(blended.astype(np.uint8))
 
 
@@ -92,10 +92,13 @@ def thumbnail(picture: Picture, size: int) -> Picture:
     return square
 
 
-def labelled(picture: Picture, text: str) -> Picture:
-    """The picture with a line of small text below it."""
-    strip = np.full((18, picture.shape[1], 3), 24, np.uint8)
-    cv2.putText(strip, text, (3, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (230, 230, 230), 1, cv2.LINE_AA)
+def labelled(picture: Picture, *lines: str) -> Picture:
+    """The picture with lines of small text below it."""
+    strip = np.full((_LINE_PIXELS * len(lines) + 2, picture.shape[1], 3), 24, np.uint8)
+    for number, text in enumerate(lines):
+        place = (3, _LINE_PIXELS * number + 13)
+        shade = (230, 230, 230) if number == 0 else (160, 164, 172)
+        cv2.putText(strip, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, shade, 1, cv2.LINE_AA)
     return np.vstack([picture, strip])
 
 

@@ -24,6 +24,7 @@ from .pictures import Picture, annotated, encoded, labelled, picture_of, sheet, 
 
 THUMBNAIL_PIXELS = 176
 _NUM_BINS = 20
+_COLUMNS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +65,25 @@ def contact_sheet(
     return sheet(rows)
 
 
-def stages_sheet(dataset: StreamDataset, explanation: Explanation, size: int = 224) -> Picture:
-    """One row: the sample on disk, then after each transform of the pipeline."""
-    cells = [labelled(thumbnail(_before(explanation, dataset), size), "on disk")]
+def stages_sheet(
+    dataset: StreamDataset, explanation: Explanation, size: int = 224, columns: int = _COLUMNS
+) -> Picture:
+    """The sample on disk, then after each transform of the pipeline, in rows; dim where a transform did nothing."""
+    cells = [labelled(thumbnail(_before(explanation, dataset), size), "on disk", "")]
     for step in explanation.steps:
-        text = step.name if step.applied else f"({step.name})"
-        cells.append(labelled(thumbnail(_drawn(step.sample, dataset), size), text))
+        gate = (
+            "always"
+            if step.p == 1
+            else f"p={step.p:g}, drew {step.gate:.3f}: {'ran' if step.applied else 'did not'}"
+        )
+        verdict = "failed" if step.error else gate
+        picture = thumbnail(_drawn(step.sample, dataset), size)
+        if not step.applied:
+            picture //= 3
+        cells.append(labelled(picture, f"{step.slot} {step.name}", verdict))
     if not explanation.steps:
-        cells.append(labelled(thumbnail(_after(explanation, dataset), size), "augmented"))
-    return sheet([cells])
+        cells.append(labelled(thumbnail(_after(explanation, dataset), size), "augmented", ""))
+    return sheet([cells[start : start + columns] for start in range(0, len(cells), columns)])
 
 
 def page(dataset: StreamDataset, places: Sequence[Place], title: str = "augstream preview") -> str:
