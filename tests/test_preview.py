@@ -14,7 +14,7 @@ import augstream as A
 from augstream.testing import make_shards
 from augstream.tools.explain import explain, explain_address
 from augstream.tools.pictures import annotated, encoded, picture_of, sheet, thumbnail
-from augstream.tools.preview import Place, choose, contact_sheet, page, stages_sheet
+from augstream.tools.preview import Place, _Album, choose, contact_sheet, page, stages_sheet
 
 
 @pytest.fixture
@@ -92,12 +92,54 @@ def test_the_page_holds_everything_in_itself(dataset: Any) -> None:
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in text
     assert len(text) / len(places) < 25_000, "200 samples must stay below 5 MB"
-    start = text.index('type="application/json">') + len('type="application/json">')
-    data = json.loads(text[start : text.index("</script>", start)])
+    data = json.loads(data_of(text))
     assert len(data["entries"]) == 20
     assert {gate["name"] for gate in data["gates"]} >= {"0 RandomResizedCrop", "1 HorizontalFlip"}
     rate = next(gate["rate"] for gate in data["gates"] if gate["name"] == "1 HorizontalFlip")
     assert 0 < rate < 1
+
+
+def test_two_hundred_samples_stay_below_five_megabytes(tmp_path: Path) -> None:
+    """Of noise, which compresses worse than any photograph; with four epochs of each, as is usual."""
+    make_shards(tmp_path, num_samples=200, num_shards=2, size=(160, 200))
+    transform = A.Compose([A.RandomResizedCrop(size=(160, 160)), A.GaussNoise(std_range=(0.4, 0.4), p=1)])
+    dataset = A.StreamDataset(str(tmp_path), transform, batch_size=4, seed=137)
+    text = page(dataset, [Place(0, shard, key) for shard, key in choose(dataset, 200)])
+    assert len(text) < 5_000_000
+    noise = np.random.default_rng(0).integers(0, 256, (16, 160, 160, 3), np.uint8)
+    album = _Album()
+    for number in range(1000):
+        album.add(noise[number % 16])
+    others = len(text) - sum(map(len, json.loads(data_of(text))["pictures"]))
+    assert sum(map(len, album.encoded())) + 4 * others < 5_000_000
+
+
+def data_of(text: str) -> str:
+    start = text.index('type="application/json">') + len('type="application/json">')
+    return text[start : text.index("</script>", start)]
+
+
+def test_an_original_is_in_the_page_once(dataset: Any) -> None:
+    places = [Place(epoch, shard, key) for epoch in range(3) for shard, key in choose(dataset, 4)]
+    data = json.loads(data_of(page(dataset, places)))
+    assert len(data["pictures"]) == 4 * (1 + 3)
+    assert len({entry["pictures"][0] for entry in data["entries"]}) == 4
+
+
+def test_statistics_count_what_is_there(dataset: Any) -> None:
+    places = [Place(epoch, shard, key) for epoch in range(2) for shard, key in choose(dataset, 12)]
+    data = json.loads(data_of(page(dataset, places)))
+    found = [explain(dataset, epoch=place.epoch, shard=place.shard, key=place.key) for place in places]
+    brightness = next(measure for measure in data["measures"] if measure["name"] == "brightness")
+    before, after = (series["mean"] for series in brightness["series"])
+    assert before == pytest.approx(np.mean([one.before["image"].mean() for one in found]))
+    assert after == pytest.approx(np.mean([one.steps[3].sample["image"].mean() for one in found]))
+    widths = next(measure for measure in data["measures"] if measure["name"] == "width in pixels")
+    assert widths["series"][1]["mean"] == 32
+    assert all(sum(series["counts"]) == 24 for series in widths["series"])
+    names = [drawn["name"] for drawn in data["drawn"]]
+    assert names[:4] == [f"0 RandomResizedCrop.crop_coords[{place}]" for place in range(4)]
+    assert "2 RandomBrightnessContrast.alpha" in names
 
 
 def test_text_of_the_data_cannot_leave_its_element(tmp_path: Path) -> None:

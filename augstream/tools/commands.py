@@ -240,5 +240,7 @@ def _run_preview(parsed: argparse.Namespace) -> int:
     else:
         places = [Place(epoch, shard, key) for epoch in range(parsed.epochs) for shard, key in chosen]
         write_page(dataset, places, parsed.out)
-    say(f"wrote {parsed.out}: {len(chosen)} samples, {parsed.epochs} epochs")
+    say(
+        f"wrote {parsed.out}: {len(chosen)} samples, {parsed.epochs} epoch{'' if parsed.epochs == 1 else 's'}"
+    )
     return 0

@@ -42,20 +42,32 @@ def _stretched(array: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
 
 
 def annotated(
-    sample: Mapping[str, Any], bbox_format: str | None = None, keypoint_format: str | None = None
+    sample: Mapping[str, Any],
+    bbox_format: str | None = None,
+    keypoint_format: str | None = None,
+    *,
+    least: int = 0,
 ) -> Picture:
-    """The sample's image with its mask, boxes and keypoints drawn on it, boxes and keypoints in the format given."""
+    """The sample's image with its mask, boxes and keypoints drawn on it, boxes and keypoints in the format given.
+
+    least: a smaller image is enlarged a whole number of times, to as many pixels at least, before it is drawn on.
+    """
     picture = picture_of(sample["image"])
     mask = sample.get("mask")
     if mask is not None and np.asarray(mask).shape[:2] == picture.shape[:2]:
         picture = _with_mask(picture, np.asarray(mask))
+    height, width = picture.shape[:2]
+    times = max(1, -(-least // max(height, width)))
+    picture = np.ascontiguousarray(picture.repeat(times, axis=0).repeat(times, axis=1))
     if bbox_format is not None:
         for number, box in enumerate(sample.get("bboxes", ())):
-            _draw_box(picture, box, bbox_format, _COLOURS[number % len(_COLOURS)])
+            corners = [times * value for value in _corners(box, bbox_format, height, width)]
+            _draw_box(picture, corners, _COLOURS[number % len(_COLOURS)])
     if keypoint_format is not None:
         for number, point in enumerate(sample.get("keypoints", ())):
             x, y = (point[1], point[0]) if keypoint_format == "yx" else (point[0], point[1])
-            cv2.circle(picture, (round(float(x)), round(float(y))), 3, _COLOURS[number % len(_COLOURS)], -1)
+            centre = (round(times * float(x)), round(times * float(y)))
+            cv2.circle(picture, centre, 3, _COLOURS[number % len(_COLOURS)], -1)
     return picture
 
 
@@ -68,8 +80,10 @@ def _with_mask(picture: Picture, mask: npt.NDArray[Any]) -> Picture:
     return np.ascontiguousarray(blended.astype(np.uint8))
 
 
-def _draw_box(picture: Picture, box: Sequence[float], bbox_format: str, colour: tuple[int, int, int]) -> None:
-    height, width = picture.shape[:2]
+def _corners(
+    box: Sequence[float], bbox_format: str, height: int, width: int
+) -> tuple[float, float, float, float]:
+    """The box as (x0, y0, x1, y1) in pixels."""
     a, b, c, d = (float(value) for value in box[:4])
     if bbox_format in {"yolo", "albumentations"}:
         a, b, c, d = a * width, b * height, c * width, d * height
@@ -77,7 +91,12 @@ def _draw_box(picture: Picture, box: Sequence[float], bbox_format: str, colour: 
         c, d = a + c, b + d
     elif bbox_format == "yolo":
         a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
-    cv2.rectangle(picture, (round(a), round(b)), (round(c) - 1, round(d) - 1), colour, 2)
+    return a, b, c, d
+
+
+def _draw_box(picture: Picture, corners: Sequence[float], colour: tuple[int, int, int]) -> None:
+    x0, y0, x1, y1 = map(round, corners)
+    cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), colour, 2)
 
 
 def thumbnail(picture: Picture, size: int) -> Picture:

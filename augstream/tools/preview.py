@@ -7,6 +7,7 @@ masks and keypoints drawn on them, what was drawn for each, and statistics over 
 from __future__ import annotations
 
 import json
+import math
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ import numpy as np
 
 from ..dataset import StreamDataset
 from ..seeding import generator, seed_key, subkey
-from .explain import Explanation, drawn_numbers, explain
+from .explain import Explanation, drawn_numbers, explain, plain
 from .pictures import Picture, annotated, encoded, labelled, picture_of, sheet, thumbnail
 
 THUMBNAIL_PIXELS = 176
 _NUM_BINS = 20
+_QUALITIES = ((THUMBNAIL_PIXELS, 75), (THUMBNAIL_PIXELS, 55), (144, 55), (144, 40), (112, 40), (112, 25))
+_BUDGET_BYTES = 2_700_000  # 3.6 MB in base 64: with what is said beside them, 200 samples stay below 5 MB
+_LEAST_PICTURE_BYTES = 1_500
 _COLUMNS = 6
 
 
@@ -88,31 +92,58 @@ def stages_sheet(
 
 def page(dataset: StreamDataset, places: Sequence[Place], title: str = "augstream preview") -> str:
     """The HTML page over `places`."""
-    entries, gates, numbers = [], [], []
-    measures: dict[str, list[float]] = {
-        "brightness before": [],
-        "brightness after": [],
-        "megapixels before": [],
-    }
+    album = _Album()
+    entries: list[dict[str, Any]] = []
+    gates: dict[str, list[bool]] = {}
+    chances: dict[str, float] = {}
+    drawn: dict[str, list[float]] = {}
+    measured: dict[str, tuple[list[float], list[float]]] = {}
     for place in places:
         explanation = explain(dataset, epoch=place.epoch, shard=place.shard, key=place.key)
-        entries.append(_entry(place, explanation, dataset))
-        gates.append({f"{step.slot} {step.name}": bool(step.applied) for step in explanation.steps})
-        numbers.append(drawn_numbers(explanation))
-        before, after = picture_of(explanation.before["image"]), picture_of(explanation.after["image"])
-        measures["brightness before"].append(float(before.mean()))
-        measures["brightness after"].append(float(after.mean()))
-        measures["megapixels before"].append(before.shape[0] * before.shape[1] / 1e6)
+        entries.append(_entry(place, explanation, dataset, album))
+        for step in explanation.steps:
+            name = f"{step.slot} {step.name}"
+            chances[name] = step.p
+            gates.setdefault(name, []).append(bool(step.applied))
+        for name, value in drawn_numbers(explanation).items():
+            drawn.setdefault(name, []).append(value)
+        for side, sample in enumerate((explanation.before, _looked_at(explanation))):
+            for name, value in _measures(sample).items():
+                measured.setdefault(name, ([], []))[side].append(value)
     data = {
-        "title": title,
+        "about": _about(dataset, places),
+        "pictures": album.encoded(),
         "entries": entries,
-        "gates": _rates(gates),
-        "histograms": _histograms(numbers, measures),
+        "gates": [
+            {"name": name, "rate": sum(ran) / len(ran), "p": chances[name]} for name, ran in gates.items()
+        ],
+        "measures": [
+            _histogram(name, {"before": before, "after": after}) for name, (before, after) in measured.items()
+        ],
+        "drawn": [
+            _histogram(name, {"": values})
+            for name, values in sorted(drawn.items(), key=lambda item: _slot_of(item[0]))
+            if min(values) < max(values)
+        ],
     }
-    template = files("augstream.tools").joinpath("preview.html").read_text(encoding="utf-8")
     # "<" could end the script element that the data stands in
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    return template.replace("{{title}}", escape(title)).replace("{{data}}", text)
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    template, script = (
+        files("augstream.tools").joinpath(name).read_text(encoding="utf-8")
+        for name in ("preview.html", "preview.js")
+    )
+    filled = template.replace("{{title}}", escape(title)).replace("{{script}}", script)
+    return filled.replace("{{data}}", text)
+
+
+def _about(dataset: StreamDataset, places: Sequence[Place]) -> str:
+    samples = len({(place.shard, place.key) for place in places})
+    epochs = len({place.epoch for place in places})
+    shards = len({place.shard for place in places})
+    return (
+        f"{samples} of {dataset.index.total:,} samples, from {shards} of {len(dataset.index):,} shards, in {epochs} "
+        f"epoch{'' if epochs == 1 else 's'}; seed {dataset.recipe.seed}"
+    )
 
 
 def write_page(dataset: StreamDataset, places: Sequence[Place], path: Path) -> None:
@@ -120,7 +151,7 @@ def write_page(dataset: StreamDataset, places: Sequence[Place], path: Path) -> N
     path.write_text(page(dataset, places), encoding="utf-8")
 
 
-def _formats(dataset: StreamDataset) -> dict[str, str | None]:
+def _formats(dataset: StreamDataset) -> dict[str, Any]:
     compose = dataset.transform
     bbox_params, keypoint_params = (
         getattr(compose, "bbox_params", None),
@@ -133,57 +164,131 @@ def _formats(dataset: StreamDataset) -> dict[str, str | None]:
 
 
 def _drawn(sample: dict[str, Any], dataset: StreamDataset) -> Picture:
-    return annotated(sample, **_formats(dataset))
+    return annotated(sample, **_formats(dataset), least=THUMBNAIL_PIXELS)
 
 
 def _before(explanation: Explanation, dataset: StreamDataset) -> Picture:
     return _drawn(explanation.before, dataset)
 
 
-def _after(explanation: Explanation, dataset: StreamDataset) -> Picture:
+def _looked_at(explanation: Explanation) -> dict[str, Any]:
     """The sample after the last transform that leaves it fit to be looked at: before floats, if there are any."""
     looks = [step.sample for step in explanation.steps if np.asarray(step.sample["image"]).dtype == np.uint8]
-    planar = np.asarray(explanation.after["image"]).dtype != np.uint8
-    return _drawn(looks[-1] if planar and looks else explanation.after, dataset)
+    floats = np.asarray(explanation.after["image"]).dtype != np.uint8
+    return looks[-1] if floats and looks else explanation.after
 
 
-def _entry(place: Place, explanation: Explanation, dataset: StreamDataset) -> dict[str, Any]:
-    pictures = (_before(explanation, dataset), _after(explanation, dataset))
-    shown = [encoded(thumbnail(picture, THUMBNAIL_PIXELS), ".jpg", 70) for picture in pictures]
+def _after(explanation: Explanation, dataset: StreamDataset) -> Picture:
+    return _drawn(_looked_at(explanation), dataset)
+
+
+class _Album:
+    """The pictures of a page, each once, in whatever quality makes them small enough together."""
+
+    def __init__(self) -> None:
+        self._pictures: list[Picture] = []
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def add(self, picture: Picture) -> int:
+        """The number of a picture."""
+        self._pictures.append(thumbnail(picture, THUMBNAIL_PIXELS))
+        return len(self._pictures) - 1
+
+    def original(self, shard: str, key: str, picture: Picture) -> int:
+        """The number of a sample's picture as it is on disk, which is the same in all epochs."""
+        if (shard, key) not in self._numbers:
+            self._numbers[shard, key] = self.add(picture)
+        return self._numbers[shard, key]
+
+    def encoded(self) -> list[str]:
+        """The pictures as JPEGs in base 64: the first quality at which they fit, else the last."""
+        budget = max(_BUDGET_BYTES, _LEAST_PICTURE_BYTES * len(self._pictures))
+        found: list[bytes] = []
+        for size, quality in _QUALITIES:
+            small = [p if size == THUMBNAIL_PIXELS else thumbnail(p, size) for p in self._pictures]
+            found = [encoded(picture, ".jpg", quality) for picture in small]
+            if sum(map(len, found)) <= budget:
+                break
+        return [b64encode(data).decode() for data in found]
+
+
+def _entry(place: Place, explanation: Explanation, dataset: StreamDataset, album: _Album) -> dict[str, Any]:
+    before, after = _before(explanation, dataset), _after(explanation, dataset)
     return {
         "shard": place.shard,
         "key": place.key,
         "epoch": place.epoch,
         "address": explanation.address,
-        "sizes": [f"{picture.shape[1]} x {picture.shape[0]}" for picture in pictures],
-        "pictures": ["data:image/jpeg;base64," + b64encode(data).decode() for data in shown],
+        "sizes": [_size(explanation.before), _size(_looked_at(explanation))],
+        "pictures": [album.original(place.shard, place.key, before), album.add(after)],
         "labels": {
-            name: value for name, value in explanation.before.items() if isinstance(value, (int, str))
+            name: value
+            for name, value in explanation.before.items()
+            if isinstance(value, (int, str)) and not name.startswith("__")
         },
-        "steps": explanation.to_dict()["steps"],
+        "steps": [
+            {
+                "name": step.name,
+                "p": step.p,
+                "gate": round(step.gate, 6),
+                "applied": [
+                    {"name": record["name"], "params": _rounded(plain(record["params"]))}
+                    for record in step.applied
+                ],
+                **({} if step.error is None else {"error": f"{type(step.error).__name__}: {step.error}"}),
+            }
+            for step in explanation.steps
+        ],
     }
 
 
-def _rates(gates: Sequence[dict[str, bool]]) -> list[dict[str, Any]]:
-    """How often each transform ran."""
-    names = dict.fromkeys(name for gate in gates for name in gate)
-    return [
-        {"name": name, "rate": sum(gate.get(name, False) for gate in gates) / len(gates)} for name in names
+def _size(sample: dict[str, Any]) -> str:
+    height, width = picture_of(sample["image"]).shape[:2]
+    return f"{width} x {height}"
+
+
+def _rounded(value: Any) -> Any:
+    """A parameter with as many digits as a reader wants, and as JSON has words for."""
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _measures(sample: dict[str, Any]) -> dict[str, float]:
+    """What is counted of a sample before and after: brightness and contrast of 255, width, height, boxes."""
+    picture = picture_of(sample["image"])
+    found = {
+        "brightness": float(picture.mean()),
+        "contrast (standard deviation)": float(picture.std()),
+        "width in pixels": float(picture.shape[1]),
+        "height in pixels": float(picture.shape[0]),
+    }
+    for name in ("bboxes", "keypoints"):
+        if name in sample:
+            found[f"number of {name}"] = float(len(sample[name]))
+    return found
+
+
+def _histogram(name: str, series: dict[str, list[float]]) -> dict[str, Any]:
+    """Counts in equal bins, the same ones for all series."""
+    values = [value for found in series.values() for value in found]
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counted = [
+        {
+            "label": label,
+            "counts": np.histogram(found, bins=_NUM_BINS, range=(low, high))[0].tolist(),
+            "mean": float(np.mean(found)),
+        }
+        for label, found in series.items()
     ]
+    return {"name": name, "low": low, "high": high, "series": counted}
 
 
-def _histograms(numbers: Sequence[Any], measures: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Counts in equal bins, of each measure and of each number that was drawn often and differently enough."""
-    values = dict(measures)
-    for drawn in numbers:
-        for name, value in drawn.items():
-            values.setdefault(name, []).append(value)
-    histograms = []
-    for name, found in values.items():
-        if len(found) < 2 or min(found) == max(found):
-            continue
-        counts, edges = np.histogram(found, bins=_NUM_BINS)
-        histograms.append(
-            {"name": name, "counts": counts.tolist(), "low": float(edges[0]), "high": float(edges[-1])}
-        )
-    return histograms
+def _slot_of(name: str) -> tuple[list[int], str]:
+    """What parameters are in order by: the slot of their transform, then their name."""
+    slot, _, rest = name.partition(" ")
+    return [int(part) for part in slot.split(".")], rest
