@@ -80,6 +80,7 @@ def test_thirty_kills_at_random_moments_change_nothing(shards, caplog, capfd):
     assert not workers()
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize(
     ("method", "num_kills", "limit_s"),
     [
@@ -152,6 +153,7 @@ def test_a_worker_that_is_killed_before_it_has_read_what_it_is_sent_is_replaced(
     killer.join()
 
 
+@pytest.mark.measures
 def test_a_worker_that_hangs_is_replaced(shards, caplog, capfd):
     dataset = dataset_of(shards)
     with A.StreamLoader(dataset, num_workers=2, prefetch_factor=1, timeout_s=0.5) as loader:
@@ -168,6 +170,7 @@ def test_a_worker_that_hangs_is_replaced(shards, caplog, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.measures
 def test_stopped_workers_do_not_keep_the_trainer_from_leaving(shards):
     loader = A.StreamLoader(dataset_of(shards), num_workers=2)
     next(iter(loader))
@@ -378,7 +381,10 @@ def test_a_killed_trainer_leaves_nothing_behind_and_resumes_exactly(shards, tmp_
     assert not [name for name in left if any(str(pid) in name for pid in pids)]
 
 
-@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.measures
+@pytest.mark.parametrize(
+    "method", ["fork", *[pytest.param(method, marks=pytest.mark.slow) for method in ("spawn", "forkserver")]]
+)
 def test_ctrl_c_leaves_at_once_and_cleanly(shards, tmp_path, method):
     trainer = Trainer(tmp_path / "train.py", shards, method, epochs=10**6)
     lines = trainer.lines(5)

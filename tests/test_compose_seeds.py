@@ -406,8 +406,8 @@ def test_set_random_seed_reaches_the_workers_of_the_next_epoch() -> None:
 @slow_start
 def test_stable_worker_seeds_need_no_seed_of_torch(method: str) -> None:
     runs = []
-    for _ in range(2):
-        batches = loader(Drawing(137, worker_seed="stable"), method, torch_seed=None)
+    for started in (method, "fork"):
+        batches = loader(Drawing(137, worker_seed="stable"), started, torch_seed=None)
         runs.append([[(item.index, item.worker, item.drawn) for item in passed(batches)] for _ in range(2)])
     assert runs[0] == runs[1]
     assert len({value for run in runs[0] for _, _, value in run}) == 16

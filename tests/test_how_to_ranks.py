@@ -131,7 +131,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="pip install augstream[ray]")
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None,
+    reason=".venv/bin/python -m pip install -c scripts/constraints.txt -e .[ray] for it",
+)
 def test_under_ray_train_with_a_worker_that_dies(folder):
     environment = torchrun.environment() | {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",

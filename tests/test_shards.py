@@ -55,6 +55,17 @@ def test_samples_are_those_of_webdataset(index, verify_checksums):
             assert list(raw) == list(expected[sample])
 
 
+def test_a_sample_is_one_read(index, monkeypatch):
+    reader, reads, pread = ShardReader(index), [], os.pread
+    samples = [(shard, sample) for shard, size in enumerate(index.num_samples) for sample in range(size)]
+    for place in samples:
+        reader.read(*place)  # and thereby the shards' tables
+    monkeypatch.setattr(os, "pread", lambda *arguments: reads.append(arguments) or pread(*arguments))
+    for place in samples:
+        reader.read(*place)
+    assert len(reads) == len(samples)
+
+
 def test_members_far_apart_are_read_one_by_one(tmp_path):
     path = write_shard(tmp_path / "far.tar", 2, 0, extra=("__pad__", 3_000_000))
     index = build_index(path, cache_dir=tmp_path / "cache")

@@ -122,7 +122,7 @@ def test_any_number_of_workers_gives_the_same_batches(
     expected = batches(shards)
     loader = stock(batches(shards), num_workers, method, persistent_workers=persistent and num_workers > 0)
     seen_before: set[str] = set()
-    for _ in range(3):
+    for _ in range(3 if method == "fork" else 2):  # each pass may import torch in each worker
         found = digests(loader)
         assert found == digests(expected)
         assert not seen_before & set(found)
