@@ -446,13 +446,22 @@ class Cut(torch.nn.Module):
         return image[:, y : y + 24, x : x + 24]
 
 
+def from_albumentations() -> Any:
+    return albumentations.Compose([albumentations.RandomCrop(24, 24), albumentations.GaussNoise()])
+
+
+def from_torchvision() -> Any:
+    v2 = client("torchvision.transforms.v2")
+    return v2.Compose(
+        [v2.RandomResizedCrop(24), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4, 0.4, 0.1)]
+    )
+
+
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    "transform",
-    [albumentations.Compose([albumentations.RandomCrop(24, 24), albumentations.GaussNoise()]), Cut(), cut],
-    ids=["albumentations", "module", "function"],
-)
-def test_streams_take_them_and_keep_their_promises(shards: list[str], transform: Any) -> None:
+@pytest.mark.parametrize("make", [from_albumentations, from_torchvision, Cut, lambda: cut])
+def test_streams_take_them_and_keep_their_promises(shards: list[str], make: Any) -> None:
+    transform = make()
+
     def dataset() -> A.StreamDataset:
         return A.StreamDataset(
             shards, transform, batch_size=4, seed=1, fields={"image": "jpg", "label": "cls"}
