@@ -44,6 +44,7 @@ class Times:
     decode: int = 0
     augment: int = 0
     collate: int = 0
+    transfer: int = 0
 
 
 @dataclass(frozen=True, slots=True)

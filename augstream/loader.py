@@ -30,7 +30,8 @@ class LoaderStats:
     """What a loader has done since it was made; times in seconds, of all workers together.
 
     batches, samples: delivered. skipped: samples left out. respawns: workers replaced.
-    read_s, decode_s, augment_s, collate_s: where the workers' time went. wait_s: the consumer's, waiting.
+    read_s, decode_s, augment_s, collate_s: where the workers' time went. transfer_s: passing batches on, from the
+    worker that made them to where the consumer wants them (see `StreamLoader.to`). wait_s: the consumer's, waiting.
     """
 
     batches: int = 0
@@ -41,6 +42,7 @@ class LoaderStats:
     decode_s: float = 0.0
     augment_s: float = 0.0
     collate_s: float = 0.0
+    transfer_s: float = 0.0
     wait_s: float = 0.0
 
     def add(self, made: Made) -> None:
@@ -52,6 +54,7 @@ class LoaderStats:
         self.decode_s += made.times.decode * 1e-9
         self.augment_s += made.times.augment * 1e-9
         self.collate_s += made.times.collate * 1e-9
+        self.transfer_s += made.times.transfer * 1e-9
 
 
 class StreamLoader:
@@ -275,7 +278,10 @@ class StreamLoader:
         self.stats.wait_s += perf_counter() - started
         self.stats.add(made)
         self._log.note(made.skipped)
-        return self._arrive(made.batch)
+        taken = perf_counter()
+        batch = self._arrive(made.batch)
+        self.stats.transfer_s += perf_counter() - taken
+        return batch
 
     def _note(self, made: Made) -> None:
         """Enter the batch in the ledger, before anybody can save a state that is after it."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from time import monotonic
+from time import monotonic, perf_counter_ns
 from typing import Any
 
 from .batching import Batcher, Definition, Made, Skips
@@ -147,12 +147,14 @@ class Pool:
             found = f"step {announcement.step} of epoch {announcement.epoch}"
             msg = f"worker {post.number} made {found} where step {step} of epoch {epoch} was due; this is a defect"
             raise WorkerError(msg)
+        started = perf_counter_ns()
         value = process.slots.open(_sealed(announcement))
         if post.current is not None:
             self._send(post, Grant(1, post.current.slots.returned()))
         if isinstance(value, Failure):
             raise value.raised()
         made: Made = value
+        made.times.transfer += perf_counter_ns() - started
         return made
 
     def pids(self) -> list[int]:

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,6 +133,7 @@ class Worker:
         self._parent = os.getppid()
         self._maker = stream.maker()
         self._slots = WorkerSlots()
+        self._sending_ns = 0  # what passing the last batch on took: the next one tells
         self._generation = NOWHERE
         self._credits = 0
         self._steps: Iterator[tuple[int, int, range]] = iter(())
@@ -178,7 +180,10 @@ class Worker:
             result = self._maker.make(
                 epoch, units, empty=arena.empty, skips=self._skips, progress=self._progress
             )
+            result.times.transfer = self._sending_ns
+            started = perf_counter_ns()
             sealed = self._slots.seal(result, arena)
+            self._sending_ns = perf_counter_ns() - started
         except _Redirected:
             cells[AT_PLACE] = NOWHERE
             self._slots.give_up()

@@ -82,6 +82,8 @@ def test_a_crew_is_measured(dataset: Any) -> None:
     assert found.num_workers == 2
     assert found.samples_per_s > 0
     assert found.cpu_s > 0
+    assert 0 < found.transfer_s < found.cpu_s
+    assert 0 <= found.idle < 1
 
 
 def measured(shares: dict[str, float], before: tuple[float, float] = (400, 500)) -> Profile:
@@ -96,6 +98,9 @@ def test_the_advice_fits() -> None:
     assert "faster disk" in advice(measured({"read": 0.6, "decode": 0.3}), [], "region")[0]
     assert "store them" in advice(measured({"decode": 0.8}, (2000, 3000)), [], "region")[0]
     assert "'2 Slow' takes 50%" in advice(measured({"decode": 0.4, "2 Slow": 0.5}), [], "region")[0]
+    assert advice(measured({"decode": 0.6}), [Crew(0, 1.0, 1.0, 1.0)], "region")[0].startswith("use more")
+    slower = [Crew(10**6, 1.0, 1.0, 1.0), Crew(1, 2.0, 1.0, 1.0)]
+    assert advice(measured({"decode": 0.6}), slower, "region")[0].startswith("use 1 workers: 1000000 were")
     idle = [Crew(2, 1000.0, 1e-6, 1e-3)]
     assert advice(measured({"decode": 0.6}), idle, "region")[0].startswith("nothing")
 

@@ -53,6 +53,7 @@ def test_workers_do_not_matter(dataset, epochs, num_workers, method, persistent,
         assert loader.epoch == 2
         assert loader.stats.batches == 2 * len(loader) == 20
         assert loader.stats.samples == 2 * 37
+        assert loader.stats.transfer_s > 0
         assert loader.stats.respawns == 0
 
 

@@ -89,12 +89,15 @@ def profile_lines(found: Profile) -> Iterator[str]:
 def crew_lines(found: Profile, tried: list[Crew]) -> Iterator[str]:
     """Loaders with workers as a table."""
     if tried:
-        yield f"{'workers':>7} {'samples/s':>10} {'times one':>10} {'CPU us a sample':>16} {'waiting us a sample':>20}"
+        yield (
+            f"{'workers':>7} {'samples/s':>10} {'times one':>10} {'CPU us':>8} {'transfer us':>12} "
+            f"{'consumer waits us':>18} {'workers wait':>13}   (us: a sample)"
+        )
         for one in tried:
             times = one.samples_per_s * found.seconds / found.samples
             yield (
-                f"{one.num_workers:>7} {one.samples_per_s:>10,.0f} {times:>10.2f} {one.cpu_s * 1e6:>16,.0f} "
-                f"{one.wait_s * 1e6:>20,.0f}"
+                f"{one.num_workers:>7} {one.samples_per_s:>10,.0f} {times:>10.2f} {one.cpu_s * 1e6:>8,.0f} "
+                f"{one.transfer_s * 1e6:>12.1f} {one.wait_s * 1e6:>18,.0f} {one.idle:>13.0%}"
             )
         yield ""
 
@@ -124,8 +127,11 @@ def advice(found: Profile, tried: list[Crew], mode: DecodeMode) -> list[str]:
             said.append((share / 2, f"{name!r} takes {share:.0%}: is it worth that, at that probability?"))
     cores = len(os.sched_getaffinity(0))
     best = max(tried, key=lambda one: one.samples_per_s, default=None)
-    if best is not None and best.num_workers < cores:
-        said.append((1 - max(best.num_workers, 1) / cores, f"use more workers: there are {cores} cores"))
+    most = max((one.num_workers for one in tried), default=cores)
+    if most < cores:
+        said.append((1 - max(most, 1) / cores, f"use more workers: there are {cores} cores"))
+    elif best is not None and best.num_workers < most:
+        said.append((0.5, f"use {best.num_workers} workers: {most} were no faster here, now"))
     if best is not None and best.num_workers and best.wait_s * best.samples_per_s < 0.1:
         said.append((1.0, "nothing: batches are ready before they are asked for"))
     said.sort(key=lambda pair: -pair[0])
@@ -192,6 +198,8 @@ def figures(found: Profile, tried: list[Crew]) -> dict[str, Any]:
                 "samples_per_s": one.samples_per_s,
                 "wait_s": one.wait_s,
                 "cpu_s": one.cpu_s,
+                "transfer_s": one.transfer_s,
+                "idle": one.idle,
             }
             for one in tried
         ],

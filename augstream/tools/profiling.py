@@ -23,7 +23,7 @@ from ..augment import Sample
 from ..collate import IMAGE
 from ..dataset import StreamDataset, made_locally
 from ..images.encoded import EncodedImage
-from ..loader import StreamLoader
+from ..loader import LoaderStats, StreamLoader
 from ..shards import ShardReader
 from ..slots import LocalSlots
 from ..transforms.call import Call
@@ -248,12 +248,18 @@ def _naked(dataset: StreamDataset) -> tuple[float | None, tuple[float, float] | 
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """What a loader with workers did: samples a second, the consumer's waiting, and all CPU time, a sample."""
+    """What a loader with workers did, with a consumer that only takes.
+
+    Seconds a sample: wait_s, the consumer waiting; cpu_s, on processors, of all; transfer_s, from workers to consumer.
+    idle: the share of the workers' time in which they waited, for the consumer or for a processor.
+    """
 
     num_workers: int
     samples_per_s: float
     wait_s: float
     cpu_s: float
+    transfer_s: float = 0.0
+    idle: float = 0.0
 
 
 def crew(dataset: StreamDataset, num_workers: int, *, min_s: float = 5.0) -> Crew:
@@ -263,19 +269,29 @@ def crew(dataset: StreamDataset, num_workers: int, *, min_s: float = 5.0) -> Cre
     cpu = _cpu_s()
     with loader:
         ahead = 2 + num_workers * loader.prefetch_factor
-        before = 0.0
+        before = LoaderStats()
         while not started or perf_counter() - started < min_s:
             for batch in loader:
                 samples += len(batch["__key__"])
                 ahead -= 1
                 if ahead == 0:
-                    samples, started, before = 0, perf_counter(), loader.stats.wait_s
+                    samples, started, before = 0, perf_counter(), dataclasses.replace(loader.stats)
                 if started and perf_counter() - started > min_s:
                     break
-        seconds, wait = perf_counter() - started, loader.stats.wait_s - before
-        made = loader.stats.samples
+        seconds, after = perf_counter() - started, loader.stats
     # Children's CPU time is known once they have ended, and is that of their whole life.
-    return Crew(num_workers, samples / seconds, wait / samples, (_cpu_s() - cpu) / made)
+    return Crew(
+        num_workers,
+        samples / seconds,
+        (after.wait_s - before.wait_s) / samples,
+        (_cpu_s() - cpu) / after.samples,
+        (after.transfer_s - before.transfer_s) / samples,
+        max(0.0, 1 - (_busy_s(after) - _busy_s(before)) / (seconds * max(num_workers, 1))),
+    )
+
+
+def _busy_s(stats: LoaderStats) -> float:
+    return stats.read_s + stats.decode_s + stats.augment_s + stats.collate_s
 
 
 def _cpu_s() -> float:
