@@ -77,8 +77,17 @@ def subkey(key: bytes, *parts: Part) -> bytes:
     >>> subkey(root, "a", "b") == subkey(root, "ab")
     False
     """
-    packed = b"".join([_packed(part) for part in parts])
-    return blake2b(packed, key=key, digest_size=KEY_BYTES, person=_PERSON).digest()
+    return subkey_at(key, place(*parts))
+
+
+def place(*parts: Part) -> bytes:
+    """Where `parts` lead to from any key, for `subkey_at`: to be made once where they are always the same."""
+    return b"".join([_packed(part) for part in parts])
+
+
+def subkey_at(key: bytes, there: bytes) -> bytes:
+    """The key of the place `there` below that of `key`: ``subkey(key, *parts) == subkey_at(key, place(*parts))``."""
+    return blake2b(there, key=key, digest_size=KEY_BYTES, person=_PERSON).digest()
 
 
 def seed_key(seed: int) -> bytes:

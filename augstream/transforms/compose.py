@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RecipeError
-from ..seeding import CallKey, Draws, Part, seed_key, subkey
+from ..seeding import CallKey, Draws, Part, place, seed_key, subkey, subkey_at
 from .annotations import params_from
 from .base import current_draws
 from .bboxes import BboxParams, BboxProcessor
@@ -313,14 +313,14 @@ class ComposeStage:
     after `ToTensorV2`), written straight into `out` where its shape and dtype fit the image.
     """
 
-    __slots__ = ("_prefix", "compose")
+    __slots__ = ("_place", "compose")
 
     def __init__(self, compose: Compose, ordinal: int = 0, *, strict: bool = False) -> None:
         self.compose = compose._watched() if strict else compose
         parts: list[Part] = ["stage", ordinal if compose.name is None else compose.name]
         if compose.seed is not None:
             parts.append(seed_key(compose.seed))
-        self._prefix = parts
+        self._place = place(*parts)
 
     @property
     def sources(self) -> frozenset[str]:
@@ -329,7 +329,7 @@ class ComposeStage:
 
     def key(self, sample_key: bytes) -> bytes:
         """The key of this stage for the sample of `sample_key`."""
-        return subkey(sample_key, *self._prefix)
+        return subkey_at(sample_key, self._place)
 
     def __call__(self, sample: Mapping[str, Any], key: bytes, out: Image | None = None) -> dict[str, Any]:
         """The augmented sample."""
@@ -346,11 +346,11 @@ class ComposeStage:
         """The augmented sample, of which `begin` gave `begun`."""
         return self.compose._collect(begun, sample, out)
 
-    def __getstate__(self) -> tuple[Compose, list[Part]]:
-        return self.compose, self._prefix
+    def __getstate__(self) -> tuple[Compose, bytes]:
+        return self.compose, self._place
 
-    def __setstate__(self, state: tuple[Compose, list[Part]]) -> None:
-        self.compose, self._prefix = state
+    def __setstate__(self, state: tuple[Compose, bytes]) -> None:
+        self.compose, self._place = state
 
 
 def _kinds(additional_targets: Mapping[str, str]) -> dict[str, str]:

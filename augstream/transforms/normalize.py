@@ -109,7 +109,10 @@ class Normalize(FloatTableTransform):
         """The constants' table, or the image's own."""
         if self.normalization != "standard":
             return _own_levels(pixels(), self.normalization)
-        return self._levels.first(self._num_constants(shape))
+        levels = self._levels
+        if len(shape) == 3 and shape[2] == levels.table.shape[1]:
+            return levels
+        return levels.first(self._num_constants(shape))
 
     def _num_constants(self, shape: tuple[int, ...]) -> int:
         """How many of the constants an image of `shape` takes."""
