@@ -173,7 +173,6 @@ class Draws(random.Random):
             self._slot = prefix + slot
         else:
             self._key, self._slot = key, slot
-        self._block = 0
         self._next = 0
         self._generator: np.random.Generator | None = None
         self.gauss_next = None  # `gauss` keeps every second number, which must not follow us to another slot
@@ -187,6 +186,7 @@ class Draws(random.Random):
 
     def _start(self) -> None:
         self._words = _unpack_words(blake2b(self._slot, key=self._key, person=_PERSON).digest())
+        self._block = 0
         self._next = 1
 
     def word(self) -> int:

@@ -154,7 +154,8 @@ class Call:
     @property
     def shape(self) -> tuple[int, ...]:
         """(H, W) or (H, W, C) as the image will be, without computing it."""
-        return self.first.shape
+        image = self.rasters.get("image")
+        return self.first.shape if image is None else image.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -192,10 +193,10 @@ class Call:
     def apply(self, transform: BasicTransform, params: Params) -> None:
         """Apply `transform` with `params` to every target of a kind that it knows."""
         kinds, known = self.kinds, transform.kinds
-        full: Params = {**params, "shape": self.first.shape}
+        full: Params = {**params, "shape": self.shape}
         for name, canvas in self.rasters.items():
-            if kinds[name] in known:
-                self._apply_to_canvas(transform, canvas, full)
+            if kinds[name] in known and not (self.fused and transform.fuse(canvas, full)):
+                _compute(transform, canvas, full)
         if self.stacks:
             for name, stack in self.stacks.items():
                 if kinds[name] in known:
@@ -216,19 +217,12 @@ class Call:
             if processor.check_each_transform:
                 self.others[name] = processor.filter(self.others[name], self.shape)
 
-    def _apply_to_canvas(self, transform: BasicTransform, canvas: Canvas, params: Params) -> None:
-        if self.fused and transform.fuse(canvas, params):
-            return
-        array = canvas.pixels()
-        canvas.set(
-            transform.apply_to_mask(array, **params) if canvas.is_mask else transform.apply(array, **params)
-        )
-
     def _apply_to_stack(self, transform: BasicTransform, kind: str, stack: Stack, params: Params) -> None:
         hook = "apply_to_images" if kind == "images" else "apply_to_masks"
         if getattr(type(transform), hook) is getattr(BasicTransform, hook):
             for canvas in stack.canvases:
-                self._apply_to_canvas(transform, canvas, params)
+                if not (self.fused and transform.fuse(canvas, params)):
+                    _compute(transform, canvas, params)
         elif stack.canvases:
             arrays = np.stack([canvas.pixels() for canvas in stack.canvases])
             for canvas, array in zip(stack.canvases, getattr(transform, hook)(arrays, **params), strict=True):
@@ -243,3 +237,11 @@ class Call:
         hook = transform.apply_to_bboxes if processor.kind == "bboxes" else transform.apply_to_keypoints
         after = hook(before, **params)
         self.others[name] = processor.filter(after, self.shape) if processor.check_each_transform else after
+
+
+def _compute(transform: BasicTransform, canvas: Canvas, params: Params) -> None:
+    """Do the work on pixels, where it cannot be put off."""
+    array = canvas.pixels()
+    canvas.set(
+        transform.apply_to_mask(array, **params) if canvas.is_mask else transform.apply(array, **params)
+    )

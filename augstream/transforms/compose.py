@@ -220,13 +220,13 @@ class Compose(BaseCompose):
         if call.processors:
             for name, processor in call.processors.items():
                 processor.finish(call.others, call.states[name], call.shape)
-        rasters, stacks = call.rasters, call.stacks
+        rasters = call.rasters
         result: dict[str, Any] = {}
         for name in names:
             if name in rasters:
                 result[name] = rasters[name].finish(out if name == "image" else None)
-            elif name in stacks:
-                result[name] = stacks[name].finish()
+            elif name in call.stacks:
+                result[name] = call.stacks[name].finish()
             else:
                 result[name] = call.others[name]
         if call.records is not None:
