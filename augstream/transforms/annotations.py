@@ -85,7 +85,7 @@ class AnnotationProcessor(ABC):
     One is made for each target name: `name` is "bboxes" or "keypoints" (that is `kind`), or an alias from
     `additional_targets`. Label fields belong to the target called as its kind; where a call has none such,
     to the alias. Call `prepare` once, `filter` after each transform that moved the annotations or changed
-    the shape (unless `check_each_transform` is false), and `finish` once, which filters a last time. The
+    the shape (unless `check_each_transform` is false), and `finish` once, which filters if that is still to do. The
     label fields stay in `data`, untouched, until `finish` replaces them.
     """
 
@@ -133,9 +133,17 @@ class AnnotationProcessor(ABC):
         data[self.name] = inner
         return is_list, dtype, num_columns, labels
 
-    def finish(self, data: MutableMapping[str, Any], state: State, shape: tuple[int, ...]) -> None:
-        """Filter, and put annotations and label fields back into the user's format, types and containers."""
-        inner = self.filter(data[self.name], shape)
+    def finish(
+        self,
+        data: MutableMapping[str, Any],
+        state: State,
+        shape: tuple[int, ...],
+        *,
+        is_filtered: bool = False,
+    ) -> None:
+        """Filter, unless that was the last that was done, and put annotations and label fields back into the user's
+        format, types and containers."""
+        inner = data[self.name] if is_filtered else self.filter(data[self.name], shape)
         is_list, dtype, num_columns, labels = state
         first_label = self.num_inner + num_columns - self.num_outer
         if inner.shape[1] != first_label + len(labels):
@@ -152,7 +160,7 @@ class AnnotationProcessor(ABC):
             raise RecipeError(self._not_numbers(given)) from error
         if original.dtype.kind not in "biuf":
             raise RecipeError(self._not_numbers(given))
-        array = original.astype(np.float64)
+        array = original.astype(np.float64, copy=False)
         dtype = original.dtype if original.dtype.kind == "f" else np.dtype(np.float64)
         if array.size == 0:
             return np.empty((0, max(self.num_outer, array.shape[1] if array.ndim == 2 else 0))), dtype

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -105,7 +106,7 @@ class BboxProcessor(AnnotationProcessor):
                 low -= high * 0.5
             high += low
         if self._in_pixels:
-            corners /= _scale(shape)
+            corners /= _scale(*shape[:2])
         if params.clip:
             np.clip(corners, 0.0, 1.0, out=corners)
         if params.filter_invalid_bboxes:
@@ -117,7 +118,7 @@ class BboxProcessor(AnnotationProcessor):
     def outward(self, inner: Array, num_columns: int, shape: tuple[int, ...]) -> Array:
         """The boxes of `inner` in the user's format, with the user's further columns."""
         format_ = self.params.format
-        corners = inner[:, :4] * _scale(shape) if self._in_pixels else inner[:, :4].copy()
+        corners = inner[:, :4] * _scale(*shape[:2]) if self._in_pixels else inner[:, :4].copy()
         if format_ in {"coco", "yolo"}:
             low, high = corners[:, :2], corners[:, 2:]
             high -= low
@@ -190,5 +191,9 @@ def _cut(array: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
     return cut, sizes[:, 0], sizes[:, 1]
 
 
-def _scale(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    return (shape[1], shape[0], shape[1], shape[0])
+@lru_cache(maxsize=256)
+def _scale(height: int, width: int) -> Array:
+    """What turns shares into pixels; kept, since to make an array takes as long as to multiply by it."""
+    scale = np.array([width, height, width, height], np.float64)
+    scale.setflags(write=False)
+    return scale

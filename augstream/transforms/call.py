@@ -99,8 +99,8 @@ class Call:
     """The targets of one call, and the draws that its transforms share one after the other."""
 
     __slots__ = (
-        "draws", "fused", "is_planar", "key", "kinds", "others", "processors", "rasters", "records", "stacks",
-        "states", "unsettled",
+        "draws", "filtered", "fused", "is_planar", "key", "kinds", "others", "processors", "rasters", "records",
+        "stacks", "states", "unsettled",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +115,7 @@ class Call:
         self.others: dict[str, Any] = {}
         self.processors: dict[str, Processor] = {}
         self.states: dict[str, Any] = {}
+        self.filtered: dict[str, tuple[Any, Any]] = {}  # what the last filter left, and for what shape
         self.records: list[Record] | None = [] if record else None
         self.unsettled = False  # whether annotations wait for `settle`
         self.is_planar = False  # whether a transform has decided the layout of a canvas
@@ -214,8 +215,18 @@ class Call:
         """
         self.unsettled = False
         for name, processor in self.processors.items():
-            if processor.check_each_transform:
-                self.others[name] = processor.filter(self.others[name], self.shape)
+            if processor.check_each_transform and not self.is_filtered(name):
+                self._filter(name, processor, self.others[name])
+
+    def is_filtered(self, name: str) -> bool:
+        """Whether the annotations are as the filter left them, on an image of this shape: it would change nothing."""
+        kept, shape = self.filtered.get(name, (None, None))
+        return kept is self.others[name] and shape == self.shape
+
+    def _filter(self, name: str, processor: Processor, array: npt.NDArray[Any]) -> None:
+        shape = self.shape
+        kept = self.others[name] = processor.filter(array, shape)
+        self.filtered[name] = (kept, shape)
 
     def _apply_to_stack(self, transform: BasicTransform, kind: str, stack: Stack, params: Params) -> None:
         hook = "apply_to_images" if kind == "images" else "apply_to_masks"
@@ -236,7 +247,10 @@ class Call:
             return
         hook = transform.apply_to_bboxes if processor.kind == "bboxes" else transform.apply_to_keypoints
         after = hook(before, **params)
-        self.others[name] = processor.filter(after, self.shape) if processor.check_each_transform else after
+        if processor.check_each_transform:
+            self._filter(name, processor, after)
+        else:
+            self.others[name] = after
 
 
 def _compute(transform: BasicTransform, canvas: Canvas, params: Params) -> None:

@@ -219,7 +219,9 @@ class Compose(BaseCompose):
         """The finished targets and all that passed through, under the names and in the order that they came."""
         if call.processors:
             for name, processor in call.processors.items():
-                processor.finish(call.others, call.states[name], call.shape)
+                processor.finish(
+                    call.others, call.states[name], call.shape, is_filtered=call.is_filtered(name)
+                )
         rasters = call.rasters
         result: dict[str, Any] = {}
         for name in names:

@@ -32,6 +32,8 @@ class Processor(Protocol):
         """The rows that are still to be kept on an image of `shape`."""
         ...
 
-    def finish(self, data: MutableMapping[str, Any], state: Any, shape: tuple[int, ...]) -> None:
-        """Put the annotations back into the user's format and container."""
+    def finish(
+        self, data: MutableMapping[str, Any], state: Any, shape: tuple[int, ...], *, is_filtered: bool = False
+    ) -> None:
+        """Filter, unless that was done last, and put the annotations back into the user's format and container."""
         ...
