@@ -31,15 +31,12 @@ def orient_bboxes(bboxes: Array, symmetry: Symmetry) -> Array:
     """Boxes of an image that was turned by `symmetry`."""
     transposed, flip_y, flip_x = symmetry
     moved = bboxes.copy()
-    columns = (1, 0, 3, 2) if transposed else (0, 1, 2, 3)
     if transposed:
-        moved[:, :4] = bboxes[:, columns]
-    if flip_x:
-        moved[:, 0] = 1 - bboxes[:, columns[2]]
-        moved[:, 2] = 1 - bboxes[:, columns[0]]
+        moved[:, :4] = bboxes[:, (1, 0, 3, 2)]
+    if flip_x:  # what was the far side is the near one now
+        np.subtract(1, bboxes[:, 3 if transposed else 2 :: -2], out=moved[:, 0:4:2])
     if flip_y:
-        moved[:, 1] = 1 - bboxes[:, columns[3]]
-        moved[:, 3] = 1 - bboxes[:, columns[1]]
+        np.subtract(1, bboxes[:, 2 if transposed else 3 :: -2], out=moved[:, 1:4:2])
     return moved
 
 
