@@ -389,3 +389,28 @@ def test_whether_a_small_box_is_dropped_depends_on_no_coin(flip: float) -> None:
         assert len(boxes) == 1
     enlarged = A.Compose([A.Resize(80, 80)], bbox_params=A.BboxParams("pascal_voc", min_area=30))
     assert len(enlarged(image=image, bboxes=[[10, 10, 15, 15]])["bboxes"]) == 1
+
+
+class Flipped(A.HorizontalFlip):
+    """One of ours, which draws its own number while it is applied."""
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        return np.full_like(img, self.py_random.random())
+
+
+def test_custom_transforms_find_their_draws_wherever_they_stand() -> None:
+    def drawn(*transforms: Any, **given: Any) -> float:
+        return float(A.Compose(list(transforms), seed=3, **given).at(1)(image=IMAGE)["image"][0, 0])
+
+    for custom in (Draw, Flipped):
+        below = custom(p=1)
+        nested = [
+            drawn(A.NoOp(p=1), A.Sequential([A.NoOp(p=1), below], p=1)),
+            drawn(A.NoOp(p=1), A.SomeOf([A.NoOp(p=1), below], n=2)),
+            drawn(A.NoOp(p=1), A.Compose([A.NoOp(p=1), below])),
+            drawn(A.NoOp(p=1), A.Sequential([A.NoOp(p=1), below], p=1), mask_interpolation=0),
+            drawn(A.NoOp(p=1), A.Sequential([A.NoOp(p=1), below], p=1), fused=False),
+        ]
+        assert nested[0] > 0
+        assert set(nested) == {nested[0]}  # each stands at the slot 1.1
+    assert not A.Compose([A.OneOf([A.HorizontalFlip(), A.NoOp()])], seed=1).is_custom
