@@ -11,8 +11,10 @@ raises `IndexFileError`, and the index is built again. Writing goes to a tempora
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -160,7 +162,7 @@ def read_entries(path: Path) -> Entries:
 
     A missing or unreadable file is an `OSError`.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
         if size < len(_MAGIC) + _FOOTER.size:
             raise IndexFileError(_broken(path, f"{size} bytes are too few"))
@@ -205,6 +207,24 @@ def read_blob(file: BinaryIO, entry: Entry) -> bytes | None:
     return data if len(data) == entry.length and _hash(data) == entry.table_hash else None
 
 
+def make_private(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, for this user alone; one that is there stays as it is."""
+    missing = [part for part in (directory, *directory.parents) if not part.exists()]
+    for part in reversed(missing):
+        part.mkdir(mode=0o700, exist_ok=True)
+    if not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read; `OSError` for what is none, such as a pipe, on which reading could wait for ever."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(fd, "rb")
+
+
 class IndexWriter:
     """A new index file in the making: `add` tables, then `commit` puts it at `path` in one step, or
     `discard` it.
@@ -214,7 +234,7 @@ class IndexWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         _remove_stale(path)
         self._temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         self._file = self._temp.open("xb")
@@ -230,7 +250,7 @@ class IndexWriter:
 
     def keep(self, path: Path, entries: Mapping[str, Entry]) -> None:
         """Copy tables from another index file; those that are not there any more are left out."""
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        with contextlib.suppress(OSError), open_regular(path) as file:
             for name, entry in entries.items():
                 blob = None if name in self._entries else read_blob(file, entry)
                 if blob is not None:

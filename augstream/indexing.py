@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ import numpy as np
 
 from .errors import IndexFileError, RecipeError, ShardError
 from .index import SampleTable
-from .indexfile import Entries, Entry, IndexWriter, encode_table, make_entry, read_entries
+from .indexfile import Entries, Entry, IndexWriter, encode_table, make_entry, make_private, read_entries
 from .shards import IndexedShards, TableStore
 from .sources.cache import RemoteShards
 from .sources.naming import Asked, Shards, resolve
@@ -251,11 +252,14 @@ class _Job:
             status = file.status()
             copy = away.with_suffix(f".{status.size}-{status.validator}.remote")
             if not copy.exists():
-                copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                part = copy.with_suffix(f".{os.getpid()}.tmp")
-                with part.open("wb") as out:
-                    file.download(out, status.size)
-                part.replace(copy)
+                make_private(copy.parent)
+                part = copy.with_suffix(f".{secrets.token_hex(8)}.tmp")
+                try:
+                    with part.open("xb") as out:
+                        file.download(out, status.size)
+                    part.replace(copy)
+                finally:
+                    part.unlink(missing_ok=True)
         except (ShardError, OSError) as error:
             _log.debug("%s: no index file beside the shards: %s", directory, error)
             return None

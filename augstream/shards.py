@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from .errors import IndexFileError, RecipeError, ShardError
 from .index import Int64s, SampleTable, ShardIndex
-from .indexfile import ROW, Entry, decode_table, read_blob, read_entries
+from .indexfile import ROW, Entry, decode_table, open_regular, read_blob, read_entries
 from .sources.cache import CachedShard, RemoteShards, Wanted
 from .sources.remote import Remote, RemoteFile, Status, local_path, shard_name
 from .tarscan import open_shard, scan_file
@@ -179,7 +179,7 @@ def _blob_moved(path: Path, name: str, old: Entry) -> bytes | None:
 
 def _blob_in(path: Path, entry: Entry) -> bytes | None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return read_blob(file, entry)
     except OSError:
         return None

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from ..errors import RecipeError, ShardError
 from ..index import SampleTable
+from ..indexfile import make_private
 from ..tarscan import scan, scan_file
 from ..tarwalk import ReadAt
 from .remote import Remote, RemoteFile, Status, remote_file
@@ -65,7 +66,7 @@ class ShardCache:
         self._queued: set[str] = set()
         self._threads: list[threading.Thread] = []
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._directory)
         except OSError as error:
             msg = f"{self._directory}: the cache directory cannot be made: {error.strerror}; pass another cache_dir"
             raise ShardError(msg) from error

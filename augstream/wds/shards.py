@@ -17,6 +17,7 @@ from webdataset.shardlists import expand_urls
 
 from ..errors import RecipeError, ShardError
 from ..index import ShardIndex
+from ..indexfile import make_private
 from ..indexing import build_index, cache_directory
 from ..shards import IndexedShards
 from ..sources.naming import Shards, resolve
@@ -93,7 +94,7 @@ class ShardSource:
         folder = base / "unpacked" / blake2b(os.fsencode(place), digest_size=16).hexdigest()
         copy = folder / shard_name(str(path))
         if not copy.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private(folder)
             with tempfile.NamedTemporaryFile(dir=folder, delete=False) as new:
                 try:
                     with opener(path) as packed:
