@@ -51,8 +51,8 @@ class Holdings:
         return found
 
 
-def left_since(before: Holdings, patience_s: float = 10.0) -> list[str]:
-    """What is still held beyond `before`, in words, once processes that are about to end have had time to."""
+def left_since(before: Holdings, patience_s: float = 30.0) -> list[str]:
+    """What is still held beyond `before`, in words, once what is about to end has had time to: processes, idle connections."""
     gc.collect()
     deadline = time.monotonic() + patience_s
     while (more := Holdings.now().more_than(before)) and time.monotonic() < deadline:
