@@ -21,7 +21,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPENDENCIES = ("torch", "numpy", "opencv-python-headless", "pillow", "webdataset", "tqdm", "fsspec")
-TESTING = ("aiohttp", "hypothesis", "pytest", "pyyaml", "scipy")
+TESTING = ("aiohttp", "albumentations==2.0.8", "hypothesis", "pytest", "pyyaml", "scipy")
 TORCH = "2.13.0"
 
 # Tests with golden values of order, seeds, draws, states, saved pipelines and pixels.
@@ -73,7 +73,7 @@ def environment(which: str, arguments: argparse.Namespace) -> Path:
     wanted = requirements(which, system=arguments.system_torch)
     stamp, said = (
         folder / "stamp",
-        json.dumps([wanted, arguments.torch, arguments.python, arguments.system_torch]),
+        json.dumps([wanted, arguments.torch, arguments.system_torch]),
     )
     if stamp.exists() and stamp.read_text() == said:
         return python

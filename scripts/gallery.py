@@ -34,6 +34,7 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "LongestMaxSize": {"max_size": 120},
         "SmallestMaxSize": {"max_size": 60},
         "PadIfNeeded": {"min_height": 300, "min_width": 300, "border_mode": cv2.BORDER_REFLECT_101},
+        "Pad": {"padding": (10, 40), "fill": (200, 120, 40)},
     },
     "Affine and perspective": {
         "Rotate": {},
@@ -49,7 +50,8 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "Holes": {
         "CoarseDropout": {"num_holes_range": (3, 8)},
-        "RandomErasing": {},
+        "Erasing": {"scale": (0.05, 0.3)},
+        "RandomErasing": {"value": "random"},
     },
     "Brightness": {
         "RandomBrightnessContrast": {"brightness_limit": 0.4, "contrast_limit": 0.4},
@@ -74,6 +76,7 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "ImageCompression": {"quality_range": (3, 15)},
         "Downscale": {"scale_range": (0.1, 0.3)},
     },
+    "Floats and tensors": {"ToFloat": {}, "Normalize": {"normalization": "min_max_per_channel"}, "ToTensorV2": {}},
     "Recipes": {"RandAugment": {}, "TrivialAugmentWide": {}, "AutoAugment": {}, "AugMix": {}},
 }  # fmt: skip
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import gc
+import posixpath
 import re
 import subprocess
 import sys
+from inspect import isfunction
 from pathlib import Path
 
+import gallery
 import pytest
+from clients import client
+from sphinx.util.inventory import InventoryFile
+
+import augstream as A
+from augstream.transforms.serialization import registered_classes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "```python" in path.read_text())
@@ -21,6 +29,8 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "```python" in path.read_t
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if "from torchvision" in page.read_text():
+        client("torchvision.transforms.v2")
     names: dict[str, object] = {"__name__": "__main__"}
     for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE):
         exec(compile(block, str(page), "exec"), names)  # noqa: S102  # it is our own page
@@ -29,9 +39,33 @@ def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_there_are_pages_to_run() -> None:
-    assert {"tutorial", "from-albumentations", "from-webdataset", "debug", "choose"} <= {
-        page.stem for page in PAGES
+    assert {
+        "tutorial",
+        "from-albumentations",
+        "from-torchvision",
+        "from-webdataset",
+        "debug",
+        "choose",
+    } <= {page.stem for page in PAGES}
+
+
+def test_what_differs_from_albumentations_is_what_the_oracle_excepts() -> None:
+    import test_oracle_geometry
+    import test_oracle_pixels
+
+    rows = re.findall(r"^\| (.*?) \| (.*?) \|$", (DOCS / "differences.md").read_text(), flags=re.MULTILINE)
+    geometry, pixels = test_oracle_geometry.EXCEPTIONS, test_oracle_pixels.EXCEPTIONS
+    assert dict(rows[1:]) == {**geometry, **pixels}
+
+
+def test_the_gallery_shows_every_transform() -> None:
+    shown = {name for family in gallery.FAMILIES.values() for name in family}
+    transforms = {
+        name
+        for name, cls in registered_classes().items()
+        if name in A.__all__ and issubclass(cls, (A.BasicTransform,))
     }
+    assert transforms - shown == {"Lambda", "NoOp"}
 
 
 @pytest.mark.processes
@@ -51,5 +85,14 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "class" in (tmp_path / "reference.html").read_text()
+    with (tmp_path / "objects.inv").open("rb") as file:
+        described = {name for kind in InventoryFile.load(file, "", posixpath.join).values() for name in kind}
+    public = {f"augstream.{room}.{name}" for room, names in A._ROOMS.items() for name in names}
+    public |= {f"augstream.wds.{name}" for name in A.wds.__all__}
+    public |= {
+        f"augstream.testing.{name}"
+        for name, thing in vars(A.testing).items()
+        if isfunction(thing) and thing.__module__ == "augstream.testing" and not name.startswith("_")
+    }
+    assert public - described == set()
     assert len(list((tmp_path / "_images").glob("*.png"))) == len(list((DOCS / "gallery").glob("*.png")))

@@ -27,7 +27,7 @@ EXCEPTIONS: dict[str, str] = {
         "2.0.8 adds half a turn to them, so that transposing twice is not the identity; here an angle a "
         "always becomes pi/2 - a"
     ),
-    "Random(Resized|Sized)Crop: masks enlarged with area_for_downscale='image_mask'": (
+    "RandomResizedCrop, RandomSizedCrop: masks enlarged with area_for_downscale='image_mask'": (
         "2.0.8 blends their labels by INTER_AREA; here area_for_downscale counts for downscaling only"
     ),
     "fill for more than four channels": (

@@ -52,7 +52,7 @@ class Holdings:
 
 
 def left_since(before: Holdings, patience_s: float = 30.0) -> list[str]:
-    """What is still held beyond `before`, in words, once what is about to end has had time to: processes, idle connections."""
+    """What is still held beyond `before`, in words, once processes and idle connections had time to end."""
     gc.collect()
     deadline = time.monotonic() + patience_s
     while (more := Holdings.now().more_than(before)) and time.monotonic() < deadline:
