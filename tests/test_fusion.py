@@ -8,6 +8,7 @@ import catalogue_geometry
 import catalogue_pixels
 import cv2
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,8 +153,53 @@ def test_the_plan_says_what_is_joined() -> None:
     )
     lines = compose.plan().splitlines()
     assert [line.split()[0] for line in lines] == ["0", "1", "2", "2.0", "2.1", "3", "4"]
+    assert "put off" in lines[0]
     assert "a view" in lines[1]
     assert "a table" in lines[3]
     assert "on pixels" in lines[4]
     assert "a table of floats" in lines[5]
     assert "planes" in lines[6]
+
+
+def test_without_joining_the_plan_says_so() -> None:
+    plan = A.Compose([A.HorizontalFlip(), A.OneOf([A.InvertImg()]), A.ToTensorV2()], fused=False).plan()
+    assert [line.count("by itself") for line in plan.splitlines()] == [1, 0, 1, 0]
+
+
+class Counted:
+    """The photograph as a source that counts how often its pixels were asked for."""
+
+    shape = PIXELS.shape
+    dtype = PIXELS.dtype
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def decode(self, box: Any, at_least: Any = None) -> np.ndarray:
+        self.asked += 1
+        y0, x0, y1, x1 = box or (0, 0, HEIGHT, WIDTH)
+        return PIXELS[y0:y1, x0:x1]
+
+
+# These read the image to decide what to do with it, or pad an image that is too small for the crop.
+READERS = {
+    "RandomBrightnessContrast": "brightness_by_max",
+    "Normalize": "normalization",
+    "RandomCrop": "pad_if_needed",
+    "CenterCrop": "pad_if_needed",
+    "Crop": "pad_if_needed",
+}
+PUT_OFF = [
+    (name, {**arguments, "p": 1})
+    for name, arguments in [*VIEWS, *OTHERS, *ENDS[1], *ENDS[2], *ENDS[4]]
+    if getattr(A, name).plan_kind != "pixels" and READERS.get(name, "none") not in arguments
+]
+
+
+@pytest.mark.parametrize("case", PUT_OFF, ids=str)
+def test_what_the_plan_puts_off_touches_no_pixel(case: Case) -> None:
+    stage, source = A.Compose([made(case)], seed=1).stage(), Counted()
+    begun = stage.begin({"image": source}, bytes(16))
+    assert source.asked == 0
+    stage.finish(begun, {"image": source})
+    assert source.asked == 1

@@ -104,7 +104,7 @@ class BasicTransform(metaclass=TransformMeta):
 
     kinds: ClassVar[frozenset[str]] = frozenset()
     plan_kind: ClassVar[str] = "pixels"
-    """How `fuse` does the work: "view", "table", "floats" or "planes"; "pixels" where it does not."""
+    """How `fuse` does the work: "view", "late", "table", "floats" or "planes"; "pixels" where it does not."""
     is_custom: ClassVar[bool] = False
     """Whether it is defined elsewhere, and may ask for `py_random` and `random_generator`, which nothing here does."""
     _legacy: ClassVar[Mapping[str, str]] = {}

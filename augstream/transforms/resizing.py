@@ -27,6 +27,8 @@ class ResamplingTransform(GeometricTransform):
     It does so for the image ("image"), or for the image and masks ("image_mask"), or not at all (None).
     """
 
+    plan_kind = "late"
+
     def __init__(
         self, interpolation: int, mask_interpolation: int, area_for_downscale: AreaForDownscale, p: float
     ) -> None:
