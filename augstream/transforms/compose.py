@@ -41,6 +41,9 @@ class Compose(BaseCompose):
     every transform by itself, with the same result. `strict=True` raises `ValueError` for data that no transform knows,
     and `LeakError` if a transform draws from a global generator of random, numpy, torch or OpenCV (see `leaks.Watch`).
 
+    Images come back C-contiguous, in memory of their own; but one that nothing happened to, or of which whole rows were
+    kept, may be in the memory of the one given: copy it before you change it in place.
+
     Not promised: that draws equal those of albumentations, or that a sequence is the same for another number of
     DataLoader workers (use `at`, or a stream, for that).
 

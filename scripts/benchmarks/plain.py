@@ -148,6 +148,9 @@ PLAIN: dict[str, Plain] = {
     "GaussNoise": _noisy,
     "Normalize": lambda image, _: cv2.LUT(image, WHOLE),
     "Normalize, ToTensorV2": _planes,
+    "resized crop, flip, Normalize, ToTensorV2": lambda image, p: _planes(
+        cv2.flip(_resized_crop(image, p), 1), p
+    ),
     "HueSaturationValue": _other_hsv,
     "ShiftScaleRotate": _warped,
     "Affine": _warped,

@@ -60,6 +60,10 @@ SPECIAL: dict[str, Case] = {
     "five NoOps": [("NoOp", {"p": 1})] * 5,
     "HorizontalFlip and one box": [("HorizontalFlip", {"p": 1})],
     "Normalize, ToTensorV2": [("Normalize", {"p": 1}), ("ToTensorV2", {"p": 1})],
+    "resized crop, flip, Normalize, ToTensorV2": [
+        ("RandomResizedCrop", {"size": (224, 224), "p": 1}), ("HorizontalFlip", {"p": 1}), ("Normalize", {"p": 1}),
+        ("ToTensorV2", {"p": 1}),
+    ],
     "crop, flip, turn": [
         ("RandomCrop", {"height": 180, "width": 180, "p": 1}), ("HorizontalFlip", {"p": 1}),
         ("RandomRotate90", {"p": 1}),
