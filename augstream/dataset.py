@@ -215,7 +215,8 @@ class StreamDataset(BatchDataset):
     collate_fn: makes the batch of a list of samples; see `collate`.
     rank, world_size: which share is ours, where neither torch.distributed nor torchrun says so.
     with_address: put ``__address__`` into every batch. max_pixels: refuse larger images. verify_checksums:
-        compare every sample with the checksum in its index.
+        compare every sample with the checksums in its index (``augstream index --checksums``): a flipped byte is an
+        error of its sample, which ``on_error="skip"`` skips.
     cache_dir: where indexes are kept, and whole shards from servers, of which cache_bytes says how much. Without it,
         indexes go to the user's cache, and samples come by range requests. remote: the rest about servers.
     decode: how much of an image a `Compose` decodes. "region": what its first crop needs, which gives the same

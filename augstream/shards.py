@@ -18,7 +18,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from .errors import IndexFileError, RecipeError, ShardError
+from .errors import IndexFileError, RecipeError, SampleError, ShardError
 from .index import Int64s, SampleTable, ShardIndex
 from .indexfile import ROW, Entry, decode_table, open_regular, read_blob, read_entries
 from .sources.cache import CachedShard, RemoteShards, Wanted
@@ -275,7 +275,8 @@ class ShardReader:
     def read(self, shard: int, sample: int) -> RawSample:
         """One sample as webdataset would deliver it before decoding.
 
-        Raises `ShardError` if the shard is missing, was changed after indexing, ends early, or fails its checksum.
+        Raises `ShardError` if the shard is missing, was changed after indexing, or ends early, and `SampleError` if a
+        member fails its checksum.
         """
         if os.getpid() != self._pid:  # a fork: connections to servers, and threads, are not inherited
             self._start()
@@ -378,4 +379,4 @@ class ShardReader:
                     "when indexed: the shard was damaged or changed; fetch it again, or index it again if "
                     "this is meant"
                 )
-                raise ShardError(msg)
+                raise SampleError(msg, shard=self.index.names[shard], key=table.keys[sample])

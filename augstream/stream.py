@@ -17,7 +17,7 @@ from .augment import PhasedStage, Sample, Stage, in_context, run_stage
 from .batching import Batcher, Begun, CollateFn, OnError
 from .collate import Rows
 from .decode import Fields
-from .errors import AugstreamError, RecipeError
+from .errors import AugstreamError, RecipeError, SampleError
 from .images.encoded import EncodedImage
 from .mixing import MixtureOrder, MixtureRecipe
 from .order import EpochOrder, Recipe, SampleRef
@@ -154,11 +154,14 @@ class Maker(Batcher[SampleRef]):
     def begin(self, epoch: int, ref: SampleRef) -> _Begun:
         """Read a sample and, where the stage can do so, decide all about it; pixels are left for later.
 
-        Raises `SampleError` with shard, key, epoch and address for whatever decoding or augmenting raises,
-        and `ShardError` where the shard itself is at fault.
+        Raises `SampleError` with shard, key, epoch and address for whatever decoding or augmenting raises, and for a
+        checksum that fails, and `ShardError` where the shard itself is at fault.
         """
         started = perf_counter_ns()
-        raw = self._reader.read(ref.shard, ref.sample)
+        try:
+            raw = self._reader.read(ref.shard, ref.sample)
+        except SampleError as error:
+            raise in_context(error, "read", self.stream.address(epoch, ref, error.key or "")) from error
         self.times.read += perf_counter_ns() - started
         begun = _Begun(self, epoch, ref, raw)
         if self._phased is not None:

@@ -64,7 +64,8 @@ def make_shards(folder: Path, num_samples: int) -> None:
 
 
 def dataset(folder: Path) -> A.StreamDataset:
-    return A.StreamDataset(str(folder), recipe(), batch_size=BATCH_SIZE, seed=SEED)
+    """The shards as a stream; every byte that is read is held against the checksums that were made with the index."""
+    return A.StreamDataset(str(folder), recipe(), batch_size=BATCH_SIZE, seed=SEED, verify_checksums=True)
 
 
 def stream(loader: A.StreamLoader, epochs: int, desc: str, kill_at: int | None = None) -> list[list[str]]:

@@ -11,7 +11,7 @@ import pytest
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from augstream import shards
-from augstream.errors import RecipeError, ShardError
+from augstream.errors import RecipeError, SampleError, ShardError
 from augstream.indexing import build_index
 from augstream.shards import ShardReader
 from augstream.sources.remote import local_path, shard_name
@@ -188,10 +188,10 @@ def test_every_single_flipped_byte_of_data_is_found_by_checksums(index):
             plain = ShardReader(index).read(0, 2)
             assert plain[suffix] != data[offset : offset + size]  # delivered in silence without checksums
             reader = ShardReader(index, verify_checksums=True)
-            with pytest.raises(
-                ShardError, match=rf"s0\.tar: member '{suffix}' of sample 'd/002' \({size} bytes at offset"
-            ):
+            message = rf"s0\.tar: member '{suffix}' of sample 'd/002' \({size} bytes at offset"
+            with pytest.raises(SampleError, match=message) as caught:
                 reader.read(0, 2)
+            assert (caught.value.shard, caught.value.key) == ("s0.tar", "d/002")
             assert reader.read(0, 1)["jpg"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import tarfile
 from dataclasses import replace
@@ -15,6 +16,7 @@ from engine import ResizeByHand, crop_and_flip, dataset_of, digests
 import augstream as A
 from augstream.digest import digest
 from augstream.errors import RecipeError, SampleError, ShardError
+from augstream.indexing import build_index
 from augstream.seeding import Address, sample_key, stream_key
 
 
@@ -179,6 +181,24 @@ def test_a_member_that_some_samples_lack_is_named_or_its_sample_skipped(tmp_path
     assert batch["__key__"] == ["a", "c"]
     (batch,) = dataset_of(path, fields={"image": "jpg"}, **arguments)
     assert batch["__key__"] == ["a", "b", "c"]
+
+
+def test_a_flipped_byte_is_found_by_its_checksum_or_its_sample_skipped(tmp_path, good):
+    path = write_shard(tmp_path / "x.tar", {"a": good, "b": good, "c": good})
+    index = build_index(path, cache_dir=tmp_path, checksums=True)
+    status, data = Path(path).stat(), bytearray(Path(path).read_bytes())
+    _, offset, size = next(member for member in index.table(0).members(1) if member[0] == "jpg")
+    data[offset + size // 2] ^= 1
+    Path(path).write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    arguments = {"cache_dir": str(tmp_path), "shuffle": False}
+    (batch,) = dataset_of(path, **arguments)
+    assert batch["__key__"] == ["a", "b", "c"]  # it still decodes, to something else, and nobody knows
+    message = r"(?s)could not read sample 'b' of shard 'x\.tar' .*member 'jpg' .*checksum .*augstream replay"
+    with pytest.raises(SampleError, match=message):
+        list(dataset_of(path, verify_checksums=True, **arguments))
+    (batch,) = dataset_of(path, verify_checksums=True, on_error="skip", **arguments)
+    assert batch["__key__"] == ["a", "c"]
 
 
 @pytest.mark.processes

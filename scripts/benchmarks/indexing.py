@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import webdataset as wds
-from harness import Burst, race, race_table, timed
+from harness import Burst, race, race_table, table, timed
+from pictures import shards
 
 from augstream.indexing import build_index
 from augstream.shards import ShardReader
@@ -27,7 +30,48 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         result = race(contenders(shard, count), reference="webdataset", rounds=arguments.rounds)
         print(f"### samples of {kind}\n\n{race_table(result, 'samples')}\n")
         results.append({"samples": kind, "rows": result.rows()})
-    return results
+    return [*results, checksums(arguments)]
+
+
+def checksums(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What comparing checksums costs beside decoding: photographs read, read and verified, and decoded."""
+    paths = shards(arguments.data, 100 if arguments.quick else 300, arguments.side)
+    index = build_index(paths, cache_dir=arguments.data / "checksums", checksums=True)
+    places = [
+        (shard, sample) for shard in range(len(index)) for sample in range(int(index.num_samples[shard]))
+    ]
+    plain, verifying = ShardReader(index), ShardReader(index, verify_checksums=True)
+    images = [np.frombuffer(plain.read(*place)["jpg"], np.uint8) for place in places]
+
+    def read(reader: ShardReader) -> None:
+        for place in places:
+            reader.read(*place)
+
+    def decode() -> None:
+        for image in images:
+            cv2.imdecode(image, cv2.IMREAD_COLOR_RGB)
+
+    functions = {"read": lambda: read(plain), "read, verify": lambda: read(verifying), "decode": decode}
+    timers = {name: timed(function, scale=len(places)) for name, function in functions.items()}
+    result = race(timers, reference="decode", rounds=arguments.rounds)
+    bursts = [
+        [1e6 * burst.cpu_s / burst.items for burst in result.bursts[name]]
+        for name in ("read", "read, verify", "decode")
+    ]
+    shares = sorted(
+        (verified - read_us) / decoded for read_us, verified, decoded in zip(*bursts, strict=True)
+    )
+    us = [sorted(column)[len(column) // 2] for column in bursts]
+    row = {
+        "samples": f"photographs of {sum(map(len, images)) / len(images) / 1000:.0f} kB",
+        "read_us": us[0], "verify_us": us[1] - us[0],
+        "decode_us": us[2], "share_of_decode": shares[len(shares) // 2], "highest": shares[-1], "limit": 0.1,
+    }  # fmt: skip
+    print(f"### checksums of {row['samples']}\n")
+    share = f"{row['share_of_decode']:.3f} (at most {shares[-1]:.3f})"
+    cells = [f"{us[0]:.0f}", f"{us[1] - us[0]:.0f}", f"{us[2]:.0f}", share, "0.1"]
+    print(table([cells], ["us to read", "to verify", "to decode", "verify / decode", "limit"]))
+    return row
 
 
 def make_shard(path: Path, image_bytes: int, num_samples: int) -> Path:
