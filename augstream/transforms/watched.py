@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from threading import active_count
 from typing import Any
 
 from ..seeding import CallKey
@@ -12,6 +13,8 @@ from .call import Call
 from .leaks import Culprit, Line, Watch, guarded, moved_by, moving_line
 from .node import BaseCompose, Node
 from .records import slot_text
+
+_CONFIRMATIONS = 8
 
 Around = Callable[[bytes, Any, Call, Callable[[], None]], None]
 """Called for each transform that runs, with its slot, itself, the call, and what runs it."""
@@ -63,19 +66,17 @@ def execute_guarded(
 
 
 def _culprit(compose: Any, key: CallKey, data: Mapping[str, Any], force: bool) -> Culprit | None:
-    """The first transform that moves a generator when the call is made again."""
+    """The first transform that moves a generator whenever the call is made again."""
     watch = Watch()
-    found: list[tuple[bytes, Any, tuple[str, ...]]] = []
-
-    def look(slot: bytes, node: Any, _call: Call, run: Callable[[], None]) -> None:
-        moved = moved_by(run, watch)
-        if moved and not found:
-            found.append((slot, node, moved))
-
-    tapped(compose, look)._execute(key, data, force=force)
+    found = _movers(compose, watch, key, data, force)
+    for _ in range(
+        _CONFIRMATIONS if active_count() > 1 else 0
+    ):  # another thread may have drawn while one ran
+        again = _movers(compose, watch, key, data, force) if found else {}
+        found = {place: names for place, names in found.items() if again.get(place) == names}
     if not found:
         return None
-    slot, node, moved = found[0]
+    (slot, what), moved = next(iter(found.items()))
     lines: list[Line | None] = []
 
     def trace(at: bytes, _node: Any, _call: Call, run: Callable[[], None]) -> None:
@@ -85,4 +86,19 @@ def _culprit(compose: Any, key: CallKey, data: Mapping[str, Any], force: bool) -
             run()
 
     tapped(compose, trace)._execute(key, data, force=force)
-    return Culprit(node_text(slot, node), moved, lines[0] if lines else None)
+    return Culprit(what, moved, lines[0] if lines else None)
+
+
+def _movers(
+    compose: Any, watch: Watch, key: CallKey, data: Mapping[str, Any], force: bool
+) -> dict[tuple[bytes, str], tuple[str, ...]]:
+    """The transforms during which generators are moved, by slot and name, and which, when the call is made again."""
+    found: dict[tuple[bytes, str], tuple[str, ...]] = {}
+
+    def look(slot: bytes, node: Any, _call: Call, run: Callable[[], None]) -> None:
+        moved = moved_by(run, watch)
+        if moved:
+            found[slot, node_text(slot, node)] = moved
+
+    tapped(compose, look)._execute(key, data, force=force)
+    return found
