@@ -20,7 +20,8 @@ from PIL import Image, features
 
 from augstream.decode import decode_image
 from augstream.errors import RecipeError
-from augstream.images.regions import decode_region, has_regions, plain_size
+from augstream.images.plain import plain_size
+from augstream.images.regions import FACTORS, decode_region, has_regions
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "photos").glob("*.jpg"))
 SAMPLINGS = {
@@ -90,6 +91,23 @@ def test_every_box_of_every_sampling(
     encoded = jpeg(*size, sampling, quality=quality, restarts=restarts)
     assert plain_size(encoded) == size
     assert_exact(encoded, data.draw(boxes(*size)))
+
+
+@given(
+    st.sampled_from(sorted(SAMPLINGS)),
+    st.sampled_from([(61, 83), (130, 97), (17, 131), (8, 9), (3, 70), (201, 333)]),
+    st.sampled_from([2, 4, 8]),
+    st.data(),
+)
+def test_every_box_of_a_reduced_image(
+    sampling: str, size: tuple[int, int], factor: int, data: st.DataObject
+) -> None:
+    encoded = jpeg(*size, sampling)
+    reduced = cv2.imdecode(np.frombuffer(encoded, np.uint8), FACTORS[factor] | cv2.IMREAD_COLOR_RGB)
+    y0, x0, y1, x1 = box = data.draw(boxes(*reduced.shape[:2]))
+    part = decode_region(encoded, box, factor=factor)
+    assert part is not None
+    assert np.array_equal(part, reduced[y0:y1, x0:x1])
 
 
 @given(st.sampled_from(PHOTOS), st.data())
@@ -202,7 +220,8 @@ import numpy as np
 from augstream.decode import decode_image
 from augstream.errors import SampleError
 from augstream.errors import RecipeError
-from augstream.images.regions import decode_region, plain_size
+from augstream.images.plain import plain_size
+from augstream.images.regions import decode_region
 
 rng = np.random.default_rng(int(sys.argv[1]))
 given = [open(path, "rb").read() for path in sys.argv[2:]]
@@ -232,6 +251,8 @@ for _ in range(4000):
     inside = size is not None and size[0] >= 21 and size[1] >= 30 and size[0] * size[1] < 10**7
     part = decode_region(file, (5, 6, 21, 30)) if inside else None
     done["refused" if part is None else "plain"] += 1
+    if inside:
+        decode_region(file, (1, 2, 9, 13), factor=2)
     if part is not None:
         try:
             whole = decode_image(file)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..errors import RecipeError, SampleError
 from ..headers import ImageHeader
 from .pixels import MAX_PIXELS, checked_header, decode_checked, opencv_does, with_opencv
-from .regions import decode_region
+from .regions import FACTORS, decode_region
 
 Array = npt.NDArray[Any]
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1: half-open
@@ -27,11 +27,6 @@ DecodeMode = Literal["full", "region", "scaled"]
 
 _MIN_PIXELS = 40_000  # of an image, and
 _MAX_SHARE = 0.9  # of it: else decoding all is as fast as decoding a part
-_REDUCED = {  # these say how small; the colours are said beside them
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-}
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -103,9 +98,11 @@ class EncodedImage:
 
     def _decode_scaled(self, box: Box, factor: int) -> Array:
         """The pixels of `box` at 1/factor, its edges moved to the nearest whole pixels."""
-        reduced = with_opencv(self._data, self._header, _REDUCED[factor] | _FLAGS, factor)
         y0, x0, y1, x1 = [(edge + factor // 2) // factor for edge in box]
-        return reduced[y0:y1, x0:x1]
+        part = decode_region(self._data, (y0, x0, y1, x1), self._header, factor)
+        if part is not None:
+            return part
+        return with_opencv(self._data, self._header, FACTORS[factor] | _FLAGS, factor)[y0:y1, x0:x1]
 
 
 def check_mode(mode: str) -> None:

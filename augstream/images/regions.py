@@ -4,13 +4,16 @@ The work is libjpeg-turbo's: it skips rows and columns of blocks that nobody ask
 that Pillow brings along, called through its C interface; where Pillow is built otherwise, there is no region
 decoding, and nothing else changes.
 
-That interface ends the process when a header makes no sense. So a file is only given to it after every segment
-was checked here, and only if it is of the plainest kind, which nearly all are: baseline, 8 bits, grey or
-three channels, one scan. Inside the scan the library can only warn, and a file that made it warn is left to the
-full decode, as is every other kind. What is wrong below the region goes unseen, as it does in the full decode, which
-paints something and does not complain.
+Why Pillow's: it is installed anyway, its wheels bring the current libjpeg-turbo within weeks of its release, and no
+other binding did better. PyTurboJPEG needs a system's library, of a version that most systems lack; simplejpeg and
+imagecodecs give no part of an image; those that bring a TurboJPEG library are not kept. All of them run the same code,
+at the same speed.
 
-Source: ITU-T T.81, annexes B and C; libjpeg.txt of libjpeg-turbo ("Partial image decompression").
+A file is only given to it if it is plain (see `images.plain`). A file that made it warn is left to the full decode, as
+is every other kind. What is wrong below the region goes unseen, as it does in the full decode, which paints something
+and does not complain.
+
+Source: libjpeg.txt of libjpeg-turbo ("Partial image decompression", "Decompression parameter selection").
 """
 
 from __future__ import annotations
@@ -18,8 +21,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import repeat
 from typing import Any
 
@@ -29,194 +31,46 @@ import numpy.typing as npt
 
 from ..errors import RecipeError
 from ..headers import ImageHeader, read_header
+from .plain import plain_size, rows_of_colour
 
 Image = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1: half-open
 
 _MARGIN = 4
 """Pixels decoded around the box: smooth upsampling looks one chroma sample, or four pixels, beyond it."""
-_SAMPLINGS = frozenset(
-    [
-        ((1, 1),),
-        ((1, 1), (1, 1), (1, 1)),
-        ((2, 1), (1, 1), (1, 1)),
-        ((1, 2), (1, 1), (1, 1)),
-        ((2, 2), (1, 1), (1, 1)),
-        ((4, 1), (1, 1), (1, 1)),
-    ]
-)
-_MAX_SIDE = 65_000  # the library ends somewhere above
-_MAX_KNOWN_BYTES = 2048  # headers longer than that are looked at each time
+FACTORS = {  # OpenCV's flags say how small; the colours are said beside them
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 _ABI = 62  # the interface that Pillow's wheels and most systems have: struct layouts below
 _RGB = 6  # JCS_EXT_RGB
-_SOF, _DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _COM = 0xC0, 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
-_APP0, _APP14, _APP15 = 0xE0, 0xEE, 0xEF
 
 
-def decode_region(data: bytes, box: Box, header: ImageHeader | None = None) -> Image | None:
+def decode_region(data: bytes, box: Box, header: ImageHeader | None = None, factor: int = 1) -> Image | None:
     """The pixels of `box` (y0, x0, y1, x1), which lies in the image: RGB uint8, a view of a larger array.
 
     Equal to ``full[y0:y1, x0:x1]`` of the full decode by OpenCV. None for what is not done here: other files
-    than plain JPEGs, damaged ones, and where Pillow has no libjpeg-turbo. header: as in `plain_size`.
+    than plain JPEGs, damaged ones, and where Pillow has no libjpeg-turbo. header: as in `plain_size`. factor: 2, 4 or 8
+    for a part of the image at 1/`factor` of its size, sides rounded up, as OpenCV reduces it; `box` is in its pixels.
     """
     library = _library()
     header = read_header(data) if header is None else header
     size = None if library is None or header is None else plain_size(data, header)
     if library is None or header is None or size is None:
         return None
+    size = -(-size[0] // factor), -(-size[1] // factor)
     y0, x0, y1, x1 = box
     if not (0 <= y0 < y1 <= size[0] and 0 <= x0 < x1 <= size[1]):
         msg = f"rows {y0}:{y1}, columns {x0}:{x1} do not lie inside the {size[0]} x {size[1]} image"
         raise RecipeError(msg)
-    return library.decode(data, size, box, _rows_of_colour(data, header))
+    return library.decode(data, size, box, factor, rows_of_colour(data, header))
 
 
 def has_regions() -> bool:
     """Whether regions can be decoded here; `decode_region` does nothing otherwise."""
     return _library() is not None
-
-
-# What may be given to the library
-
-
-@dataclass(slots=True)
-class _Tables:
-    """The tables that a JPEG's header has brought so far."""
-
-    quantisation: set[int]
-    huffman: set[int]
-    components: tuple[tuple[int, int], ...] = ()  # of the frame: identity, quantisation table
-
-
-def plain_size(data: bytes, header: ImageHeader | None = None) -> tuple[int, int] | None:
-    """(height, width) of a JPEG that the library decodes without an error, whatever its scan holds; else None.
-
-    header: what `read_header` says, if it was asked already.
-    """
-    header = read_header(data) if header is None else header
-    if header is None or header.format != "jpeg" or max(header.height, header.width) > _MAX_SIDE:
-        return None
-    start = header.data_at + 2 + int.from_bytes(data[header.data_at + 2 : header.data_at + 4])
-    if not start < data.rfind(b"\xff\xd9"):
-        return None
-    # Files of one source have one header but for their size, which was looked at, and is left out.
-    head = data[: header.frame_at + 5] + data[header.frame_at + 9 : start]
-    look = _is_plain if len(head) <= _MAX_KNOWN_BYTES else _is_plain.__wrapped__
-    plain = look(head, header.frame_at)
-    return (header.height, header.width) if plain else None
-
-
-def _rows_of_colour(data: bytes, header: ImageHeader) -> int:
-    """How many rows of pixels one sample of colour of a plain JPEG covers: the first component's vertical sampling."""
-    return data[header.frame_at + 11] & 15
-
-
-@lru_cache(maxsize=512)
-def _is_plain(head: bytes, frame_at: int) -> bool:
-    """Whether all segments up to a scan's data are well formed, and of kinds known here; the frame without its size."""
-    tables = _Tables(set(), set())
-    at = 2
-    try:
-        while True:
-            marker, length = head[at + 1], head[at + 2] << 8 | head[at + 3]
-            if head[at] != 0xFF or length < 2:
-                return False
-            if (marker == _SOF) != (at == frame_at):
-                return False
-            end = at + 2 + length - (4 if marker == _SOF else 0)
-            body = head[at + 4 : end]
-            if marker == _SOS:
-                return end == len(head) and _is_plain_scan(body, tables)
-            if end > len(head) or not _take(marker, body, tables):
-                return False
-            at = end
-    except IndexError:
-        return False
-
-
-def _take(marker: int, body: bytes, tables: _Tables) -> bool:
-    """Note what a segment brings; whether it is well formed, and of a kind that is known here."""
-    if marker == _DQT:
-        return _take_quantisation(body, tables.quantisation)
-    if marker == _DHT:
-        found = _huffman_tables(body)
-        tables.huffman.update(found or ())
-        return found is not None
-    if marker == _SOF:
-        if tables.components or not _is_plain_frame(body):
-            return False
-        tables.components = tuple((body[at], body[at + 2]) for at in range(2, len(body), 3))
-        return True
-    if marker == _DRI:
-        return len(body) == 2
-    if marker == _APP0:
-        return not body.startswith(b"JFIF\0") or body[5:6] == b"\1"
-    if marker == _APP14:
-        return not body.startswith(b"Adobe") or (len(body) >= 12 and body[11] in {0, 1})
-    return marker == _COM or _APP0 < marker <= _APP15
-
-
-def _take_quantisation(body: bytes, known: set[int]) -> bool:
-    at = 0
-    while at < len(body):
-        precision, number = body[at] >> 4, body[at] & 15
-        at += 1 + 64 * (1 + precision)
-        if precision > 1 or number > 3:
-            return False
-        known.add(number)
-    return at == len(body)
-
-
-@lru_cache(maxsize=256)
-def _huffman_tables(body: bytes) -> frozenset[int] | None:
-    """Class and number (as in the file) of each table that a segment defines; None if one makes no sense."""
-    numbers = set()
-    at = 0
-    while at < len(body):
-        counts = body[at + 1 : at + 17]
-        total = sum(counts)
-        symbols = body[at + 17 : at + 17 + total]
-        is_dc = body[at] < 16
-        if body[at] & 15 > 3 or body[at] > 0x1F or len(counts) < 16 or total > 256 or len(symbols) < total:
-            return None
-        if is_dc and max(symbols, default=0) > 15:
-            return None
-        code = 0
-        for bits, count in enumerate(counts, start=1):
-            code += count
-            if count and code >= 1 << bits:
-                return None
-            code <<= 1
-        numbers.add(body[at])
-        at += 17 + total
-    return frozenset(numbers)
-
-
-def _is_plain_frame(body: bytes) -> bool:
-    """Whether a baseline frame, given without its size, has 8 bits and components as nearly all files have them."""
-    num_components = body[1]
-    if len(body) != 2 + 3 * num_components or body[0] != 8 or len(set(body[2::3])) != num_components:
-        return False
-    return tuple((sampling >> 4, sampling & 15) for sampling in body[3::3]) in _SAMPLINGS
-
-
-def _is_plain_scan(body: bytes, tables: _Tables) -> bool:
-    """Whether the scan holds all components in their order, with tables that are there."""
-    components = tables.components
-    if (
-        not components
-        or len(body) != 4 + 2 * len(components)
-        or body[0] != len(components)
-        or body[-3:] != b"\x00\x3f\x00"
-    ):
-        return False
-    for number, (identity, quantisation) in enumerate(components):
-        wanted, huffman = body[1 + 2 * number], body[2 + 2 * number]
-        if wanted != identity or quantisation not in tables.quantisation:
-            return False
-        if huffman >> 4 not in tables.huffman or 0x10 | huffman & 15 not in tables.huffman:
-            return False
-    return True
 
 
 # The library
@@ -313,11 +167,9 @@ class _Library:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
 
-    def decode(self, data: bytes, size: tuple[int, int], box: Box, step: int) -> Image | None:
-        """The pixels of `box` of a plain JPEG of `size`, or None if its scan is damaged as far as it was read.
-
-        step: how many rows of pixels its smallest piece of colour covers, as `_rows_of_colour` says.
-        """
+    def decode(self, data: bytes, size: tuple[int, int], box: Box, factor: int, step: int) -> Image | None:
+        """The pixels of `box` of a plain JPEG, reduced by `factor` to `size`; None if its scan is damaged as far as
+        it was read. step: as `rows_of_colour` says."""
         try:
             instance = self._idle.pop()
         except IndexError:
@@ -327,7 +179,7 @@ class _Library:
             self.mem_src(at, data, len(data))
             self.read_header(at, 1)
             errors.num_warnings = 1  # the library prints the first one only
-            decoder.out_colour = _RGB
+            decoder.out_colour, decoder.scale[1] = _RGB, factor  # scale[0] is 1
             self.start_decompress(at)
             if (decoder.output_height, decoder.output_width) != size:
                 return None
@@ -390,10 +242,13 @@ def _agrees(library: _Library, sampling: int | None) -> bool:
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     encoded = cv2.imencode(".jpg", picture, options)[1]
     data = encoded.tobytes()
-    whole: Any = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
     header = read_header(data)
-    size = plain_size(data, header)
-    if header is None or size is None:
+    if header is None or plain_size(data, header) is None:
         return False
-    part = library.decode(data, size, (18, 33, 31, 58), _rows_of_colour(data, header))
-    return part is not None and np.array_equal(part, whole[18:31, 33:58])
+    for factor, flag in FACTORS.items():
+        whole: Any = cv2.imdecode(encoded, flag | cv2.IMREAD_COLOR_RGB)
+        y0, x0, y1, x1 = [-(-edge // factor) for edge in (18, 33, 31, 58)]
+        part = library.decode(data, whole.shape[:2], (y0, x0, y1, x1), factor, rows_of_colour(data, header))
+        if part is None or not np.array_equal(part, whole[y0:y1, x0:x1]):
+            return False
+    return True

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "start": "from process start, and from a saved state, to the first batch",
     "recovery": "how long the stream stands still when a worker is killed",
     "soak": "hundreds of epochs with kills, resumes and failing servers: memory, descriptors, digests",
+    "decoding": "what decoding a part of an image, or a smaller one, gains and changes",
     "measuring": "what the stopwatches of augstream bench cost",
     "scaling": "what grows with what; --plot draws it",
     "ranks": "a thousand ranks that need not exist: what planning costs, and what nodes would read",

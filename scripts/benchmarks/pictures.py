@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -44,9 +45,35 @@ def jpeg_of(photos: list[np.ndarray], number: int, side: int) -> tuple[bytes, in
     return jpeg.tobytes(), label
 
 
+def photograph_of(photos: list[np.ndarray], number: int) -> tuple[bytes, int]:
+    """A photograph as a camera or an archive gives it: 2,500 x 1,875 pixels, quality 90, 2 bits a pixel or so."""
+    rng = generator(subkey(seed_key(7), "photograph", number))
+    label = number % len(photos)
+    photo = cv2.resize(photos[label], (2500, 1875), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    grain = cv2.GaussianBlur(rng.standard_normal(photo.shape, dtype=np.float32), (0, 0), 0.8) * 8
+    jpeg = cv2.imencode(
+        ".jpg", np.clip(photo + grain, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90]
+    )[1]
+    return jpeg.tobytes(), label
+
+
+def photographs(folder: Path, num_samples: int) -> list[str]:
+    """The paths of shards of `num_samples` photographs, made unless they are there."""
+    return _shards(folder / f"v{_VERSION}-photographs-{num_samples}", num_samples, photograph_of)
+
+
 def shards(folder: Path, num_samples: int, side: int = 480) -> list[str]:
     """The paths of shards of `num_samples` pictures, made unless they are there."""
-    folder = folder / f"v{_VERSION}-{side}-{num_samples}"
+    return _shards(
+        folder / f"v{_VERSION}-{side}-{num_samples}",
+        num_samples,
+        lambda photos, number: jpeg_of(photos, number, side),
+    )
+
+
+def _shards(
+    folder: Path, num_samples: int, make: Callable[[list[np.ndarray], int], tuple[bytes, int]]
+) -> list[str]:
     paths = [folder / f"train-{number:06d}.tar" for number in range(-(-num_samples // SAMPLES_PER_SHARD))]
     if not (folder / "done").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +84,7 @@ def shards(folder: Path, num_samples: int, side: int = 480) -> list[str]:
                 for sample in range(
                     number * SAMPLES_PER_SHARD, min((number + 1) * SAMPLES_PER_SHARD, num_samples)
                 ):
-                    jpeg, label = jpeg_of(photos, sample, side)
+                    jpeg, label = make(photos, sample)
                     for suffix, data in (("jpg", jpeg), ("cls", str(label).encode())):
                         member = tarfile.TarInfo(f"{sample:08d}.{suffix}")
                         member.size = len(data)
