@@ -261,6 +261,7 @@ def _all_failed(skipped: Sequence[Skipped], epoch: int) -> SampleError:
     first = skipped[0]
     msg = (
         f"all {len(skipped)} samples of a batch failed in epoch {epoch}, and a batch cannot be empty, not "
-        f"even with on_error='skip'; the first was {first.key!r} of shard {first.shard!r}: {first.why}"
+        "even with on_error='skip', for each rank must have one: take larger batches, or write the shard without "
+        f"them; the first was {first.key!r} of shard {first.shard!r}: {first.why}"
     )
     return SampleError(msg, shard=first.shard, key=first.key, epoch=epoch)

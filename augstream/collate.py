@@ -200,12 +200,20 @@ def _unequal(values: Sequence[Any], samples: Sequence[Sample], field: str) -> Sa
     return _error(msg, samples[odd])
 
 
+def _named(sample: Sample) -> str:
+    """A sample as messages call it."""
+    shard = sample.get("__shard__")
+    return f"{sample.get('__key__')!r}" if shard is None else f"{sample.get('__key__')!r} of {shard!r}"
+
+
 def _unequal_fields(sample: Sample, first: Sample, path: str) -> SampleError:
     lacks = [name for name in _fields(first) if name not in sample]
     has = [name for name in _fields(sample) if name not in first]
+    said = [f"lacks {', '.join(map(repr, lacks))}"] if lacks else []
+    said += [f"has {', '.join(map(repr, has))} besides"] if has else []
     msg = (
-        f"samples of one batch have different fields{f' in {path[:-1]!r}' if path else ''}: "
-        f"{sample.get('__key__')!r} lacks {lacks} of {first.get('__key__')!r}, and has {has} beyond them; "
+        f"samples of one batch have different fields{f' in {path[:-1]!r}' if path else ''}: compared with "
+        f"{_named(first)}, {_named(sample)} {' and '.join(said)}; "
         "name the fields that all have with fields={...}, or give the missing ones a value in the transform"
     )
     return _error(msg, sample)

@@ -113,6 +113,12 @@ class Fields:
                 "fields must name at least one field, as in {'image': 'jpg;png', 'label': 'cls'}, or be None"
             )
             raise RecipeError(msg)
+        if spec is not None and not (isinstance(spec, Mapping) and all(map(_is_field, spec.items()))):
+            msg = (
+                "fields must be a dict of texts, as {'image': 'jpg;png', 'label': 'cls'}, or None; "
+                f"got {spec!r:.200}"
+            )
+            raise RecipeError(msg)
         self.max_pixels = max_pixels
         self.mode: DecodeMode = mode
         self.spec: dict[str, Field] | None = None
@@ -169,6 +175,10 @@ class Fields:
         return assigned
 
 
+def _is_field(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], (str, Field))
+
+
 @lru_cache(maxsize=256)
 def _by_default(present: tuple[str, ...]) -> Sequence[tuple[str, str, Field]]:
     images = [suffix for suffix in present if suffix.rsplit(".", 1)[-1] in IMAGE_SUFFIXES]
@@ -217,6 +227,22 @@ def _decode_float(data: bytes) -> float:
         raise SampleError(msg) from None
 
 
+def _decode_text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"text in UTF-8 was expected, got {data[:40]!r}: {error.reason} at byte {error.start}"
+        raise SampleError(msg) from None
+
+
+def _decode_json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        msg = f"JSON was expected, got {data[:40]!r}: {error}"
+        raise SampleError(msg) from None
+
+
 def _decode_npy(data: bytes) -> Array:
     """An array of plain numbers; its header is checked against the data before memory is taken."""
     file = io.BytesIO(data)
@@ -243,8 +269,8 @@ _DECODERS: Mapping[str, Callable[..., Any]] = {
     "mask": partial(decode_image, mode="mask"),
     "int": _decode_int,
     "float": _decode_float,
-    "text": lambda data: data.decode("utf-8"),
-    "json": json.loads,
+    "text": _decode_text,
+    "json": _decode_json,
     "npy": _decode_npy,
     "bytes": lambda data: data,
 }

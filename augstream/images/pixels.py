@@ -13,7 +13,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import RecipeError, SampleError
 from ..headers import ImageHeader, is_complete, num_scans, num_text_bytes, read_header
@@ -146,6 +146,10 @@ def _with_pillow(data: bytes, max_pixels: int, mode: str | None) -> Array:
         msg = (
             f"{error} (PIL.Image.MAX_IMAGE_PIXELS), and max_pixels is {max_pixels}; raise both if it is meant"
         )
+        raise SampleError(msg) from None
+    except UnidentifiedImageError:
+        what = f"bytes that begin with {data[:12]!r}" if data else "no bytes at all"
+        msg = f"an image (JPEG, PNG, WebP, BMP, GIF, TIFF or PNM) was expected, got {what}"
         raise SampleError(msg) from None
     except Exception as error:  # noqa: BLE001  (Pillow's decoders raise whatever their parsers raise)
         msg = f"the image does not decode: {type(error).__name__}: {error}"
