@@ -181,3 +181,6 @@ class TheirCounting(albumentations.ImageOnlyTransform):
 
 def unmade() -> A.Compose:
     return of(1 // 0)
+
+
+THEIRS = albumentations.Compose([albumentations.Resize(24, 32), TheirCounting(p=1), albumentations.D4()])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import random
+import sys
 import time
+from pathlib import Path
 
-import albumentations
 import cv2
 import leaky
 import numpy as np
@@ -18,6 +20,7 @@ from engine import ResizeByHand, dataset_of
 import augstream as A
 from augstream import cli
 from augstream.testing import assert_verified, verify
+from augstream.tools.commands import load_pipeline
 from augstream.tools.comparing import Difference, difference, kept
 from augstream.tools.conditions import Conditions, apart, in_process
 from augstream.tools.suspects import investigate
@@ -68,10 +71,7 @@ def test_each_suspect_is_found_at_its_transform_and_line(shards, function):
 def test_state_is_found_wherever_it_is(shards):
     (finding,) = found_in(dataset_of(shards, leaky.pipeline(leaky.Counting())))
     assert (finding.suspect, finding.where) == ("hidden-state", "transform 1.0 Counting")
-    theirs = albumentations.Compose(
-        [albumentations.Resize(24, 32), leaky.TheirCounting(p=1), albumentations.D4()]
-    )
-    (finding,) = found_in(dataset_of(shards, theirs))
+    (finding,) = found_in(dataset_of(shards, leaky.THEIRS))
     assert (finding.suspect, finding.where) == ("hidden-state", "transform 1 TheirCounting")
     modules = torch.nn.Sequential(torch.nn.Identity(), leaky.Drifting(), torch.nn.Identity())
     (finding,) = found_in(dataset_of(shards, modules))
@@ -219,3 +219,19 @@ def test_conditions_hold_while_they_are_held_and_no_longer():
         in_process(abs, "text")
     with pytest.raises(A.WorkerError, match="ended without a word"):
         in_process(random._os._exit, 3)
+
+
+def test_pipelines_are_taken_from_where_one_is(tmp_path, monkeypatch):
+    text = """
+import augstream as A
+def make(size=(8, 8)): return A.Resize(*size)
+made = make()
+def mine(image, rng): return image
+"""
+    (tmp_path / "their_pipeline.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in {"", os.fspath(Path.cwd())}])
+    assert isinstance(load_pipeline("their_pipeline:make"), A.Resize)
+    assert isinstance(load_pipeline("their_pipeline:made"), A.Resize)
+    assert load_pipeline("their_pipeline:mine")(3, None) == 3
+    assert load_pipeline("leaky:THEIRS") is leaky.THEIRS

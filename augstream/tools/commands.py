@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import code
+import inspect
 import json
 import sys
 import traceback
@@ -33,8 +34,8 @@ _PIPELINE = "a saved Compose (.json, .yaml), or module:name of a transform or of
 def load_pipeline(text: str) -> Any:
     """The pipeline that a command line names: a file saved by `augstream.save`, or ``module:name``.
 
-    A file is data, and runs no code. ``module:name`` imports the module, as it says. Raises `RecipeError` for a file or
-    name that is not there.
+    A file is data, and runs no code. ``module:name`` imports the module, as it says, from the
+    current directory too. Raises `RecipeError` for a file or name that is not there.
     """
     path = Path(text)
     if path.suffix in {".json", ".yaml", ".yml"}:
@@ -43,19 +44,33 @@ def load_pipeline(text: str) -> Any:
     if not colon:
         msg = f"{text!r} is no pipeline; give {_PIPELINE}"
         raise RecipeError(msg)
+    if not {"", str(Path.cwd())} & set(
+        sys.path
+    ):  # started as a script, Python looks beside the script instead
+        sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         msg = f"could not get {name!r} from module {module_name!r}: {error}"
         raise RecipeError(msg) from error
-    is_maker = callable(found) and not hasattr(found, "run") and not isinstance(found, type)
-    if not is_maker:
+    if not _is_maker(found):
         return found
     try:
         return found()
     except Exception as error:
         msg = f"{text!r} could not be made: {type(error).__name__}: {error}"
         raise RecipeError(msg) from error
+
+
+def _is_maker(found: Any) -> bool:
+    """Whether it is a function of nothing, and so no transform itself."""
+    if not inspect.isroutine(found) and not isinstance(found, partial):
+        return False
+    return all(
+        parameter.default is not parameter.empty
+        or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
+        for parameter in inspect.signature(found).parameters.values()
+    )
 
 
 def add_stream_arguments(parser: argparse.ArgumentParser, *, seed: bool) -> None:
