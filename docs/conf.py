@@ -5,6 +5,8 @@ import re
 project = "augstream"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
+html_title = "augstream"
+html_show_copyright = False
 exclude_patterns = ["_build"]
 default_role = "code"
 autodoc_member_order = "bysource"

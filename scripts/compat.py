@@ -40,10 +40,10 @@ _CPU = "AVX512-SKX,AVX512-ICL,AVX512-COMMON,AVX512F,AVX2,FMA3,FP16,AVX,SSE4.2,SS
 _NUMPY = "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
 # How the newest environment is run otherwise: a column's head, variables for the process, and an argument.
 VARIANTS: dict[str, tuple[dict[str, str], list[str]]] = {
-    "OpenCV without AVX, FMA, SSE4": ({"OPENCV_CPU_DISABLE": _CPU}, []),
-    "without IPP": ({"OPENCV_IPP": "disabled"}, []),
-    "setUseOptimized(False)": ({}, ["--plain"]),
-    "numpy, libc without AVX, FMA": (
+    "no AVX, SSE4": ({"OPENCV_CPU_DISABLE": _CPU}, []),
+    "no IPP": ({"OPENCV_IPP": "disabled"}, []),
+    "plain": ({}, ["--plain"]),
+    "numpy, libc: no AVX": (
         {"NPY_DISABLE_CPU_FEATURES": _NUMPY, "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-FMA4,-AVX512F"},
         [],
     ),
@@ -156,9 +156,7 @@ def pixel_table(pythons: dict[str, Path], folder: Path) -> str:
         which: versions(python)[DEPENDENCIES.index("opencv-python-headless")]
         for which, python in pythons.items()
     }
-    columns[f"OpenCV {release['oldest']} for {release['newest']}"] = pixels(
-        pythons["oldest"], folder / "oldest.npz", {}, []
-    )
+    columns[f"OpenCV {release['oldest']}"] = pixels(pythons["oldest"], folder / "oldest.npz", {}, [])
     cells = {head: difference(newest, other) for head, other in columns.items()}
     golden = json.loads((ROOT / "tests" / "golden" / "transforms_v1.json").read_text())
     pinned = {label.split("(")[0] for label, one in golden.items() if "pixels" in one}

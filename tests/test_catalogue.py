@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 import random
@@ -120,6 +121,13 @@ def promise(**choices: tuple[Any, ...]) -> Callable[[Callable[..., None]], Calla
         return keeps
 
     return enter
+
+
+def test_help_shows_the_arguments() -> None:
+    assert list(inspect.signature(A.RandomCrop).parameters)[:3] == ["height", "width", "pad_if_needed"]
+    assert inspect.signature(A.HorizontalFlip).parameters["p"].default == 0.5
+    assert "seed" in inspect.signature(A.Compose).parameters
+    assert list(inspect.signature(A.BboxParams).parameters)[:2] == ["format", "label_fields"]
 
 
 def test_every_transform_is_in_the_catalogue() -> None:

@@ -10,6 +10,7 @@ types they came with.
 from __future__ import annotations
 
 import difflib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import fields
@@ -34,6 +35,12 @@ State = tuple[bool, np.dtype[Any], int, list[Label]]
 
 class KnownArguments(type):
     """The type of parameter classes: an unknown argument is a `TypeError` that names the nearest known one."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """What help and documentation show, for they would show `__call__`'s."""
+        whole = inspect.signature(cast(Any, cls).__init__)
+        return whole.replace(parameters=[*whole.parameters.values()][1:], return_annotation=cls)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """An instance."""

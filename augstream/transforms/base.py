@@ -42,6 +42,11 @@ class TransformMeta(ABCMeta):
     renamed. `init_arguments` then holds every argument by its name, defaults included: what serialisation writes.
     """
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """What help and documentation show, for they would show `__call__`'s."""
+        return _signature(cls)
+
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make an instance."""
         legacy: Mapping[str, str] = getattr(cls, "_legacy", {})
