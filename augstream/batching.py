@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from .augment import Array, Sample, image_of
+from .augment import Sample, image_of
 from .collate import IMAGE, Batch, Empty, Rows, collate, odd_ones
 from .errors import AugstreamError, SampleError
 from .ledgers.marks import Marks, marks_of, piece
@@ -20,7 +20,6 @@ CollateFn = Callable[[list[Sample]], Any]
 Skips = Collection[tuple[str, str]]
 Progress = Callable[[int], None]
 Ref = TypeVar("Ref")
-Told = tuple[tuple[str, str], bytes | None]
 
 _MAX_AHEAD = 64  # samples begun before the first of them is finished
 _MAX_AHEAD_BYTES = 1 << 24
@@ -134,7 +133,7 @@ class Batcher(Generic[Ref]):
         rows = Rows(empty, len(refs), self._guess) if self._collate_fn is None else None
         samples: list[Sample] = []
         skipped: list[Skipped] = []
-        told: dict[int, Told] = {}
+        told: dict[int, tuple[Ref, bytes | None]] = {}
         for place, begun in self._begun(epoch, refs, skips, progress):
             if progress is not None:
                 progress(place)
@@ -154,7 +153,8 @@ class Batcher(Generic[Ref]):
             if rows is not None and image is not None:
                 sample[IMAGE] = image = rows.put(image)
             samples.append(sample)
-            told[id(sample)] = self._told(refs[place], image)
+            # the piece now, while the processor has the image at hand
+            told[id(sample)] = refs[place], piece(image) if self._marks and image is not None else None
         if progress is not None:
             progress(len(refs))
         started = perf_counter_ns()
@@ -166,19 +166,13 @@ class Batcher(Generic[Ref]):
         self.times.collate += perf_counter_ns() - started
         return Made(batch, len(samples), tuple(skipped), self.times, marks)
 
-    def _told(self, ref: Ref, image: Array | None) -> Told:
-        """What the marks need of a sample, taken now, while the processor has its image at hand."""
-        if not self._marks:
-            return ("", ""), None
-        return self.name(ref), None if image is None else piece(image)
-
-    def _marks_of(self, batch: Any, told: list[Told]) -> Marks | None:
-        """The marks of a batch of samples of which is told, if they are wanted."""
+    def _marks_of(self, batch: Any, told: list[tuple[Ref, bytes | None]]) -> Marks | None:
+        """The marks of a batch of samples of which is told what they are, and what stands for their images."""
         if not self._marks:
             return None
         pieces = [image for _, image in told if image is not None]
         ready = {IMAGE: pieces} if len(pieces) == len(told) else None
-        return marks_of(batch, [name for name, _ in told], len(told), ready)
+        return marks_of(batch, [self.name(ref) for ref, _ in told], len(told), ready)
 
     def _begun(
         self, epoch: int, refs: Sequence[Ref], skips: Skips, progress: Progress | None

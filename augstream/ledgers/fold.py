@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from hashlib import blake2b
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 FOLD_BYTES = 8
-_COLUMNS = (
-    509  # a prime, so that no row, channel or tile of an image lies a whole number of blocks from another
-)
+_WORD = np.dtype("<u8")
+# A prime, so that no row, channel or tile of an image lies a whole number of blocks from another.
+_COLUMNS = 509
 BLOCK_BYTES = 8 * _COLUMNS
 
 
@@ -32,20 +33,18 @@ def fold(array: Array) -> bytes:
     >>> fold(np.zeros(999)) == fold(np.zeros((2, 999), np.float32)) != fold(np.zeros(1000))
     True
     """
-    raw = _bytes_of(array)
-    size = raw.size
+    if not array.flags.c_contiguous or not array.dtype.isnative or sys.byteorder != "little":
+        array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    size = array.nbytes
     if size <= BLOCK_BYTES:
-        return blake2b(raw.data, digest_size=FOLD_BYTES, person=b"augstream/fold").digest()
-    words = raw[: size // 8 * 8].view("<u8")
-    num_whole = len(words) // _COLUMNS * _COLUMNS
-    sums = np.add.reduce(words[:num_whole].reshape(-1, _COLUMNS), axis=0)
-    sums[: len(words) - num_whole] += words[num_whole:]
+        return blake2b(array.tobytes(), digest_size=FOLD_BYTES, person=b"augstream/fold").digest()
+    num_blocks, num_rest = size // BLOCK_BYTES, size % BLOCK_BYTES // 8
+    num_words = num_blocks * _COLUMNS
+    sums = np.add.reduce(np.frombuffer(array, _WORD, num_words).reshape(num_blocks, _COLUMNS), axis=0)
+    if num_rest:
+        sums[:num_rest] += np.frombuffer(array, _WORD, num_rest, num_words * 8)
     state = blake2b(sums.data, digest_size=FOLD_BYTES, person=b"augstream/sums")
-    state.update(raw[size // 8 * 8 :].tobytes() + size.to_bytes(8, "little"))
+    tail = size % 8
+    odd = np.frombuffer(array, np.uint8, tail, size - tail).tobytes() if tail else b""
+    state.update(odd + size.to_bytes(8, "little"))
     return state.digest()
-
-
-def _bytes_of(array: Array) -> npt.NDArray[np.uint8]:
-    """The bytes of an array in memory order, little-endian."""
-    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
-    return array.reshape(-1).view(np.uint8) if array.size else np.empty(0, np.uint8)

@@ -26,7 +26,7 @@ def run(arguments: Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     paths = shards(arguments.data, 500 if arguments.quick else 2000, arguments.side)
     rows = [
-        whole_stream(paths, recipe, 16 if arguments.quick else 160) for recipe in arguments.recipes.split(",")
+        whole_stream(paths, recipe, 48 if arguments.quick else 160) for recipe in arguments.recipes.split(",")
     ]
     rows += [alone("fold of 224 x 224 x 3 floats", _fold), alone("marks of the rest of a sample", _rest)]
     print(table([[row["what"], row["figure"]] for row in rows], ["what", "it costs"]))
