@@ -46,6 +46,7 @@ def test_there_are_pages_to_run() -> None:
         "from-webdataset",
         "debug",
         "choose",
+        "compare-runs",
     } <= {page.stem for page in PAGES}
 
 

@@ -28,13 +28,19 @@ def run(arguments: Namespace) -> list[dict[str, Any]]:
     rows = [
         whole_stream(paths, recipe, 48 if arguments.quick else 160) for recipe in arguments.recipes.split(",")
     ]
+    rows.append(whole_stream(paths, "R1", 48 if arguments.quick else 160, device="cpu"))
     rows += [alone("fold of 224 x 224 x 3 floats", _fold), alone("marks of the rest of a sample", _rest)]
     print(table([[row["what"], row["figure"]] for row in rows], ["what", "it costs"]))
     return rows
 
 
-def whole_stream(paths: list[str], recipe: str, num_batches: int) -> dict[str, Any]:
-    """CPU time of a batch with a ledger and without, in this process; each pair is of the same batch."""
+def whole_stream(
+    paths: list[str], recipe: str, num_batches: int, device: str | None = None
+) -> dict[str, Any]:
+    """CPU time of a batch with a ledger and without, in this process; each pair is of the same batch.
+
+    device: floats are made there, and the ledger is of bytes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         loaders = [
             A.StreamLoader(
@@ -45,6 +51,8 @@ def whole_stream(paths: list[str], recipe: str, num_batches: int) -> dict[str, A
             )
             for ledger in (None, Path(folder) / "run.ledger")
         ]
+        if device is not None:
+            loaders = [loader.to(device) for loader in loaders]
         iterators = [_forever(loader) for loader in loaders]
         ratios, own = [], []
         for number in range(num_batches + 3):
@@ -61,7 +69,7 @@ def whole_stream(paths: list[str], recipe: str, num_batches: int) -> dict[str, A
     more, us = statistics.median(ratios) - 1, statistics.median(own)
     figure = f"{more:+.2%} CPU time, {us:.1f} us a sample, {size:.0f} bytes a batch of {BATCH_SIZE}"
     return {
-        "what": f"the whole stream, {recipe}",
+        "what": f"the whole stream, {recipe}" + ("" if device is None else ", floats made on the device"),
         "figure": figure,
         "more": more,
         "us": us,
