@@ -15,6 +15,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 # Machines are shared and slow at times; a test that hangs is told by pytest's own timeout.
 settings.register_profile("augstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("augstream"), max_examples=25)
 settings.load_profile("augstream")
 
 
@@ -24,17 +25,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("phase") == "quick":
+        settings.load_profile("quick")
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     phase = config.getoption("phase")
     return None if phase is None or phases.may_hold(phase, collection_path) else True
 
 
+@pytest.hookimpl(trylast=True)  # when hypothesis has marked what is its own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     phase = config.getoption("phase")
     if phase is not None:
-        found = [phases.phase_of(item.path, {mark.name for mark in item.iter_markers()}) for item in items]
-        others = [item for item, its in zip(items, found, strict=True) if its != phase]
-        items[:] = [item for item, its in zip(items, found, strict=True) if its == phase]
+        found = [phases.phases_of(item.path, {mark.name for mark in item.iter_markers()}) for item in items]
+        others = [item for item, its in zip(items, found, strict=True) if phase not in its]
+        items[:] = [item for item, its in zip(items, found, strict=True) if phase in its]
         config.hook.pytest_deselected(items=others)
 
 

@@ -26,8 +26,13 @@ def may_hold(phase: str, path: Path) -> bool:
     return path.is_dir() or phase != "quick" or path.name in FILES
 
 
-def phase_of(path: Path, markers: set[str]) -> str:
-    """The phase of a test, by its file and its markers."""
+def phases_of(path: Path, markers: set[str]) -> set[str]:
+    """The phases that run a test, by its file and its markers.
+
+    What hypothesis tries out is tried with a few examples in the quick phase, and with all of them in the rest.
+    """
     if "processes" in markers:
-        return "processes"
-    return "quick" if path.name in FILES and "sweep" not in markers else "rest"
+        return {"processes"}
+    if path.name not in FILES or "sweep" in markers:
+        return {"rest"}
+    return {"quick", "rest"} if "hypothesis" in markers else {"quick"}
