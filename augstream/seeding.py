@@ -211,6 +211,14 @@ class Draws(random.Random):
             return (self._words[position] >> 11) * _DOUBLE_UNIT
         return (self.word() >> 11) * _DOUBLE_UNIT
 
+    def uniform(self, a: float, b: float) -> float:
+        """The next number between `a` and `b`, as the standard library makes it."""
+        position = self._next
+        if 0 < position < 8:  # as `word`, without the call
+            self._next = position + 1
+            return a + (b - a) * ((self._words[position] >> 11) * _DOUBLE_UNIT)
+        return a + (b - a) * self.random()
+
     def getrandbits(self, k: int, /) -> int:
         """The next integer of `k` random bits."""
         if k <= 64:

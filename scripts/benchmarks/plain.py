@@ -91,7 +91,8 @@ def _warped(image: Image, p: Params) -> Image:
 
 
 def _projected(image: Image, p: Params) -> Image:
-    return cv2.warpPerspective(image, np.array(p["matrix"]), (p["max_width"], p["max_height"]))
+    warped = cv2.warpPerspective(image, np.array(p["matrix"]), (p["max_width"], p["max_height"]))
+    return cv2.resize(warped, image.shape[1::-1])
 
 
 def _scaled(image: Image, p: Params) -> Image:
