@@ -133,8 +133,12 @@ def as_levels(image: Image, table: Table | None, levels: Levels) -> Image:
     if not _is_quick(levels, image.shape) or (len(levels.steps) > 1 and num_channels > _MAX_CV_CHANNELS):
         return look_up(image, levels.table if table is None else composed(levels.table, table))
     if len(levels.steps) == 1:
-        values = image.copy() if table is None else look_up(image, table)
+        values = image if table is None else look_up(image, table)
         out = np.empty(image.shape, np.float32)
+        if isinstance(levels.steps[0], Quotient):
+            levels.steps[0].write(values, out)
+            return out
+        values = image.copy() if values is image else values
         _write(values.reshape(1, len(values), -1), None, levels, out.reshape(1, len(values), -1))
         return out
     floats = empty_planes((num_channels, *image.shape[:2]), np.dtype(np.float32))

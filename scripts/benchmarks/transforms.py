@@ -16,7 +16,7 @@ import albumentations
 import cv2
 import numpy as np
 from albumentations.pytorch import ToTensorV2 as TheirToTensorV2
-from harness import Burst, race, say, table, timed
+from harness import Burst, keep_memory, race, say, table, timed
 from plain import plain
 
 import augstream as A
@@ -155,6 +155,7 @@ def report(title: str, rows: list[dict[str, Any]]) -> None:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     cv2.setNumThreads(0)
+    keep_memory()
     found: dict[str, Any] = {}
     cases = {**SPECIAL, **GUIDE, **({} if arguments.quick else OTHERS)}
     if arguments.only:
