@@ -91,6 +91,23 @@ def test_resuming_repeats_what_is_there_and_goes_on(shards, whole, tmp_path, don
     ] == (whole.read_bytes())
 
 
+def test_resuming_with_another_batch_size_is_held_against_what_is_there(shards, tmp_path, capsys):
+    path, whole = tmp_path / "run.ledger", tmp_path / "whole.ledger"
+    run(dataset_of(shards, unit=2, batch_size=4), whole, epochs=1)
+    _, state = run(dataset_of(shards, unit=2, batch_size=4), path, batches=2)
+    run(dataset_of(shards, unit=2, batch_size=4), path, batches=4, state=state)
+    run(dataset_of(shards, unit=2, batch_size=8), path, epochs=1, state=state)
+    units = [(line.units.start, line.units.stop) for line in Reader(path)]
+    assert units == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10), (10, 12), (4, 8), (8, 12), (12, 16), (16, 19)]
+    assert main(["diff", str(path), str(whole)]) == 0
+    assert "equal in all that both have: 16 units, 32 samples\n" in capsys.readouterr().out
+    with (
+        pytest.warns(A.TransformChangedWarning),
+        pytest.raises(LedgerError, match="units 4 to 7: the same samples with other bytes at"),
+    ):
+        run(dataset_of(shards, NOISE, unit=2, batch_size=8), path, state=state)
+
+
 def test_a_repeat_that_differs_is_an_error_that_says_where(shards, tmp_path):
     path = tmp_path / "run.ledger"
     _, state = run(dataset_of(shards), path, batches=2)
