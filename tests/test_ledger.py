@@ -127,10 +127,12 @@ def test_a_repeat_that_differs_is_an_error_that_says_where(shards, tmp_path):
     assert path.read_bytes().startswith(before)
 
 
-def test_an_error_leaves_the_loader_where_it_was(shards, tmp_path):
+@pytest.mark.processes
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_leaves_the_loader_where_it_was(shards, tmp_path, num_workers):
     path = tmp_path / "run.ledger"
     run(dataset_of(shards), path, batches=3)
-    with A.StreamLoader(dataset_of(shards, NOISE), ledger=path) as loader:
+    with A.StreamLoader(dataset_of(shards, NOISE), ledger=path, num_workers=num_workers) as loader:
         for _ in range(2):
             with pytest.raises(LedgerError, match="units 0 to 0"):
                 next(iter(loader))
