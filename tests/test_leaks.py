@@ -180,5 +180,11 @@ def test_every_way_to_see_a_generator_sees_it_move():
     finally:
         np.random.mtrand.set_bit_generator(bits)
     assert moved_by(lambda: cv2.setRNGSeed(3), watch) == ("OpenCV",)
+    whole_turns = {"random": random.getrandbits, "numpy": np.random.mtrand.get_bit_generator().random_raw}
+    for name, draw in whole_turns.items():  # after which the position is the same
+        assert moved_by(
+            lambda draw=draw: [draw(32) if draw is random.getrandbits else draw() for _ in range(624)],
+            Watch(),
+        ) == (name,)
     twin = pickle.loads(pickle.dumps(watch))  # noqa: S301  # our own bytes
     assert moved_by(lambda: None, twin) == ()

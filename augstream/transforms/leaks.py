@@ -29,6 +29,9 @@ private_opencv: ContextVar[bool] = ContextVar("private_opencv", default=False)
 """Whether this thread was started by us, so that nobody misses the state of its OpenCV generator."""
 
 _Words = ctypes.c_char * (625 * 4)  # a Mersenne twister in memory: 624 words and a position
+_Part = (
+    ctypes.c_char * 64
+)  # the position and some words: drawing moves the first, or, at its end, makes all words anew
 _OPENCV_DRAWERS = ("kmeans", "randShuffle", "randn", "randu", "setRNGSeed")
 _PROBE_SEED = 0x5EED
 _DRAWN_WITHIN = frozenset({"cv2", "numpy", "random", "torch"})
@@ -131,7 +134,10 @@ class Watch:
         known, words = self._numpy
         if known is not bits:
             is_twister = type(bits) is np.random.MT19937
-            words = _Words.from_address(bits.ctypes.state_address) if is_twister else None
+            end = bits.ctypes.state_address + ctypes.sizeof(_Words) if is_twister else 0
+            words = (
+                _Part.from_address(end - ctypes.sizeof(_Part)) if is_twister else None
+            )  # its position is last
             self._numpy = bits, words
         return repr(bits.state) if words is None else words.raw
 
@@ -163,7 +169,9 @@ def _words_of(generator: random.Random) -> Any:
         return None
     words = _Words.from_address(id(generator) + object.__basicsize__)
     position, *key = np.frombuffer(words.raw, dtype=np.uint32).tolist()
-    return words if (*key, position) == generator.getstate()[1] else None
+    if (*key, position) != generator.getstate()[1]:
+        return None
+    return _Part.from_address(ctypes.addressof(words))  # its position is first
 
 
 def _torch_state(generator: Any) -> bytes:
