@@ -23,9 +23,9 @@ import numpy as np
 
 from .errors import AugstreamError, IndexFileError
 from .indexing import build_index
-from .manifests import KINDS, emit
 from .shards import IndexedShards
 from .sources.remote import local_path
+from .tars.manifests import KINDS, emit
 
 Subparsers = Any  # argparse keeps the type of this to itself
 

@@ -24,12 +24,12 @@ from .order import DEFAULT_WINDOW, Recipe, Tail, lanes_or_default
 from .plan import Topology
 from .ranks import detected, find_topology
 from .shards import IndexedShards
-from .slots import LocalSlots
 from .sources.naming import Shards
 from .sources.remote import Remote
 from .state import StreamState, check
 from .stream import FULL_SCOPE, Stream
-from .workers import calm_threads
+from .workers.slots import LocalSlots
+from .workers.worker import calm_threads
 
 _log = logging.getLogger("augstream.stream")
 

@@ -23,13 +23,13 @@ import numpy as np
 
 from .errors import IndexFileError, RecipeError, ShardError
 from .index import SampleTable
-from .indexfile import Entries, Entry, IndexWriter, encode_table, make_entry, make_private, read_entries
 from .shards import IndexedShards, TableStore
 from .sources.cache import RemoteShards
 from .sources.naming import Asked, Shards, resolve
 from .sources.offsets import check_offsets, table_from
 from .sources.remote import Remote, RemoteFile, Status, local_path, remote_file, shard_name
-from .tarscan import scan_file
+from .tars.indexfile import Entries, Entry, IndexWriter, encode_table, make_entry, make_private, read_entries
+from .tars.scan import scan_file
 
 _log = logging.getLogger("augstream.indexing")
 

@@ -13,14 +13,14 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from .batching import Definition, Made
-from .computing import Crew, Source, context_of, kind_of_workers
 from .dataset import BatchDataset, SkipLog, as_tensors
 from .device import placed
 from .errors import RecipeError, StateError, TopologyError, WorkerError
 from .ledgers.ledger import Ledger, header_of, path_of_rank
 from .order import check_count
-from .pool import PoisonError
 from .ranks import Standing, assert_in_step
+from .workers.computing import Crew, Source, context_of, kind_of_workers
+from .workers.pool import PoisonError
 
 _log = logging.getLogger("augstream.loader")
 

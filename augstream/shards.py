@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from .errors import IndexFileError, RecipeError, SampleError, ShardError
 from .index import Int64s, SampleTable, ShardIndex
-from .indexfile import ROW, Entry, decode_table, open_regular, read_blob, read_entries
 from .sources.cache import CachedShard, RemoteShards, Wanted
 from .sources.remote import Remote, RemoteFile, Status, local_path, shard_name
-from .tarscan import open_shard, scan_file
+from .tars.indexfile import ROW, Entry, decode_table, open_regular, read_blob, read_entries
+from .tars.scan import open_shard, scan_file
 
 _log = logging.getLogger("augstream.shards")
 

@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "augstream"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
-MAX_FILES = 43
+MAX_FILES = 30
 
 # Every room has a floor. A new file is entered here first, and thereby thought about: what does it know?
 FLOORS: dict[str, int] = {
@@ -25,21 +25,22 @@ FLOORS: dict[str, int] = {
     # 1 order: pure functions of numbers; no files, no processes
     "index": 1, "order": 1, "plan": 1, "state": 1, "layout": 1, "mixing": 1,
     # 2 bytes: files, tars, encoded images
-    "decode": 2, "digest": 2, "headers": 2, "indexfile": 2, "indexing": 2, "manifests": 2,
-    "shards": 2, "tarscan": 2, "tarwalk": 2,
+    "decode": 2, "digest": 2, "indexing": 2, "shards": 2,
     # 3 pixels, and whatever seeds them: and every file of transforms/
     "ambient": 3, "augment": 3, "collate": 3, "epochs": 3, "foreign": 3,
     # 4 engine: torch, processes
-    "batching": 4, "channel": 4, "computing": 4, "device": 4, "dataset": 4, "loader": 4, "mixture": 4,
-    "pool": 4, "processes": 4, "ranks": 4, "slots": 4, "stream": 4, "threads": 4, "workers": 4,
+    "batching": 4, "device": 4, "dataset": 4, "loader": 4, "mixture": 4,
+    "ranks": 4, "stream": 4,
     # 5 doors
     "__init__": 5, "__main__": 5, "cli": 5, "testing": 5,
 }  # fmt: skip
 FOLDERS = {
     "images": 2,
     "sources": 2,
+    "tars": 2,
     "transforms": 3,
     "ledgers": 4,
+    "workers": 4,
     "tools": 5,
     "wds": 6,
 }  # the last is inside other people's pipelines

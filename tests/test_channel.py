@@ -9,9 +9,9 @@ import signal
 
 import pytest
 
-from augstream.channel import Channel, ChannelClosed, is_orphan
 from augstream.errors import WorkerError
-from augstream.slots import anonymous_file, mapped
+from augstream.workers.channel import Channel, ChannelClosed, is_orphan
+from augstream.workers.slots import anonymous_file, mapped
 
 
 def test_messages_and_descriptors_arrive_in_order():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from augstream.headers import image_size, is_complete, num_scans, read_header
+from augstream.images.headers import image_size, is_complete, num_scans, read_header
 
 RNG = np.random.default_rng(5)
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from augstream.errors import IndexFileError, RecipeError, ShardError
 from augstream.index import SampleTable, ShardIndex
-from augstream.indexfile import IndexWriter, decode_table, encode_table, read_entries
 from augstream.indexing import INDEX_NAME, build_index, cache_directory
 from augstream.shards import IndexedShards
 from augstream.sources.naming import resolve
+from augstream.tars.indexfile import IndexWriter, decode_table, encode_table, read_entries
 
 
 def write_shard(path: Path, num_samples: int = 5, salt: str = "") -> Path:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from augstream.errors import IndexFileError, RecipeError, ShardError
 from augstream.indexing import build_index
-from augstream.manifests import emit, read_manifest
 from augstream.sources.offsets import read_dali
+from augstream.tars.manifests import emit, read_manifest
 
 
 def write_shard(path: Path, names: list[str], tar_format: int = tarfile.GNU_FORMAT) -> Path:

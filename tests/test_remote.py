@@ -17,9 +17,9 @@ from augstream import cli
 from augstream.dataset import StreamDataset
 from augstream.errors import RecipeError, ShardError
 from augstream.indexing import INDEX_NAME, build_index
-from augstream.manifests import emit
 from augstream.shards import ShardReader
 from augstream.sources.remote import Remote, RemoteFile
+from augstream.tars.manifests import emit
 
 pytestmark = pytest.mark.processes  # not all start processes, but all start a server
 

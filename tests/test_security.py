@@ -23,12 +23,12 @@ import augstream as A
 from augstream.decode import Fields, decode_image
 from augstream.errors import AugstreamError, IndexFileError, RecipeError, SampleError, ShardError
 from augstream.index import SampleTable
-from augstream.indexfile import IndexWriter, read_entries
 from augstream.indexing import build_index
-from augstream.manifests import read_manifest
 from augstream.shards import ShardReader
 from augstream.sources.cache import ShardCache
 from augstream.sources.remote import SCHEMES, Remote
+from augstream.tars.indexfile import IndexWriter, read_entries
+from augstream.tars.manifests import read_manifest
 from augstream.testing import make_shards
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ A.Compose([A.HorizontalFlip(p=1)], seed=1)(image=__import__("numpy").zeros((4, 4
 A.load(io.StringIO(json.dumps(A.to_dict(A.Compose([A.NoOp()], seed=1)))))
 A.load(io.StringIO("format: augstream-pipeline\\nversion: 1\\ntransform: {$class: NoOp}"), data_format="yaml")
 build_index("good/train-000000.tar")
-import augstream.manifests, augstream.sources.offsets, braceexpand
+import augstream.tars.manifests, augstream.sources.offsets, braceexpand
 sys.audit("begin")
 for shards in ("bait.tar", "shards.json"):
     index = build_index(shards, cache_dir="cache")
@@ -331,7 +331,7 @@ def test_index_files_cannot_reach_outside_their_shards(tmp_path: Path) -> None:
 
 @states("Memory and time are bounded by the file, and by max_pixels.")
 def test_claims_are_not_believed(tmp_path: Path) -> None:
-    from augstream.tarscan import scan_file
+    from augstream.tars.scan import scan_file
 
     (tmp_path / "claims.tar").write_bytes(tarfile_header("a.jpg", 10 * 1000**3) + bytes(512))
     with pytest.raises(ShardError, match="needs 10000000000 bytes of data"):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augstream.slots import LocalSlots, TrainerSlots, WorkerSlots, anonymous_file, mapped
+from augstream.workers.slots import LocalSlots, TrainerSlots, WorkerSlots, anonymous_file, mapped
 
 
 class Pair:

@@ -14,8 +14,8 @@ from flaky_server import serving
 from leaks import Holdings, Slope, left_since, resident_kb
 
 from augstream.indexing import build_index
-from augstream.slots import anonymous_file, mapped
 from augstream.testing import make_shards
+from augstream.workers.slots import anonymous_file, mapped
 
 
 @pytest.mark.processes

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from augstream.errors import ShardError
-from augstream.tarscan import scan, scan_file, split_name
+from augstream.tars.scan import scan, scan_file, split_name
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 

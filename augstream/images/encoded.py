@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError, SampleError
-from ..headers import ImageHeader
+from .headers import ImageHeader
 from .pixels import MAX_PIXELS, checked_header, decode_checked, opencv_does, with_opencv
 from .regions import FACTORS, decode_region
 

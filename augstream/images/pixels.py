@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import RecipeError, SampleError
-from ..headers import ImageHeader, is_complete, num_scans, num_text_bytes, read_header
+from .headers import ImageHeader, is_complete, num_scans, num_text_bytes, read_header
 
 Array = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..headers import ImageHeader, read_header
+from .headers import ImageHeader, read_header
 
 _SAMPLINGS = frozenset(
     [

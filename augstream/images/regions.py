@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError
-from ..headers import ImageHeader, read_header
+from .headers import ImageHeader, read_header
 from .plain import plain_size, rows_of_colour
 
 Image = npt.NDArray[np.uint8]

@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 from ..errors import RecipeError, ShardError
 from ..index import SampleTable
-from ..indexfile import make_private
-from ..tarscan import scan, scan_file
-from ..tarwalk import ReadAt
+from ..tars.indexfile import make_private
+from ..tars.scan import scan, scan_file
+from ..tars.walk import ReadAt
 from .remote import Remote, RemoteFile, Status, remote_file
 
 _log = logging.getLogger("augstream.sources.cache")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..errors import RecipeError
 from ..index import ShardIndex
-from ..manifests import read_manifest
+from ..tars.manifests import read_manifest
 from .offsets import shard_of
 from .remote import Remote, local_path, matching, shard_name
 

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from ..errors import IndexFileError, RecipeError, ShardError
 from ..index import Int64s, SampleTable
-from ..tarscan import open_shard, split_name
-from ..tarwalk import ReadAt, TarWalk
+from ..tars.scan import open_shard, split_name
+from ..tars.walk import ReadAt, TarWalk
 from .remote import Remote, RemoteFile, Status, local_path
 
 _ENERGON = ".tar.idx"

@@ -25,10 +25,10 @@ from ..dataset import StreamDataset, made_locally
 from ..images.encoded import EncodedImage
 from ..loader import LoaderStats, StreamLoader
 from ..shards import ShardReader
-from ..slots import LocalSlots
 from ..transforms.call import Call
 from ..transforms.canvas import Box, Later
 from ..transforms.compose import ComposeStage
+from ..workers.slots import LocalSlots
 
 Array = npt.NDArray[Any]
 

@@ -17,11 +17,11 @@ from webdataset.shardlists import expand_urls
 
 from ..errors import RecipeError, ShardError
 from ..index import ShardIndex
-from ..indexfile import make_private
 from ..indexing import build_index, cache_directory
 from ..shards import IndexedShards
 from ..sources.naming import Shards, resolve
 from ..sources.remote import Remote, local_path, shard_name
+from ..tars.indexfile import make_private
 
 _OPENERS: Mapping[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,

@@ -16,7 +16,7 @@ from pictures import shards
 
 from augstream.indexing import build_index
 from augstream.shards import ShardReader
-from augstream.tarscan import scan_file
+from augstream.tars.scan import scan_file
 
 KINDS = {"4 kB": (4_000, 3_000), "113 kB": (113_000, 600)}  # bytes an image, samples
 

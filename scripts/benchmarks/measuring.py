@@ -14,8 +14,8 @@ from pictures import shards
 
 import augstream as A
 from augstream.dataset import made_locally
-from augstream.slots import LocalSlots
 from augstream.tools.profiling import Watch, WatchedStage
+from augstream.workers.slots import LocalSlots
 
 LIMIT = 0.02
 

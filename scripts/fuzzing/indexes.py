@@ -18,7 +18,10 @@ from mutations import MAX_CASE_BYTES, mutated
 
 from augstream.errors import IndexFileError
 from augstream.index import SampleTable
-from augstream.indexfile import (
+from augstream.indexing import build_index
+from augstream.shards import IndexedShards, TableStore
+from augstream.sources.remote import Remote
+from augstream.tars.indexfile import (
     _COUNTS,
     _END,
     _FOOTER,
@@ -29,10 +32,7 @@ from augstream.indexfile import (
     make_entry,
     read_entries,
 )
-from augstream.indexing import build_index
-from augstream.shards import IndexedShards, TableStore
-from augstream.sources.remote import Remote
-from augstream.tarscan import scan
+from augstream.tars.scan import scan
 
 MTIME_NS = 1_700_000_000_000_000_000
 _EXTREMES = (0, 1, 512, 1024, 4096, 2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)

@@ -25,18 +25,18 @@ from mutations import MAX_CASE_BYTES, mutated
 import augstream as A
 from augstream.decode import Field, Fields, decode_image
 from augstream.errors import AugstreamError, StateError
-from augstream.headers import image_size, is_complete, num_scans, read_header
 from augstream.images.encoded import EncodedImage
+from augstream.images.headers import image_size, is_complete, num_scans, read_header
 from augstream.indexing import build_index
 from augstream.ledgers.ledger import Ledger, Reader
-from augstream.manifests import emit, read_manifest
 from augstream.mixing import MixtureOrder, MixtureRecipe
 from augstream.order import Recipe
 from augstream.seeding import Address
 from augstream.shards import ShardReader
 from augstream.sources.offsets import read_dali, read_energon
 from augstream.state import StreamState, check, check_mixture
-from augstream.tarscan import scan
+from augstream.tars.manifests import emit, read_manifest
+from augstream.tars.scan import scan
 from augstream.tools.diff import Run, compare, report
 
 MAX_PIXELS = 2_000_000

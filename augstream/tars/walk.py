@@ -22,7 +22,7 @@ from zlib import adler32
 
 import numpy as np
 
-from .errors import ShardError
+from ..errors import ShardError
 
 BLOCK_BYTES = 512
 _ZERO_BLOCK = bytes(BLOCK_BYTES)

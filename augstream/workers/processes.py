@@ -10,12 +10,12 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from .batching import Definition
+from ..batching import Definition
+from ..errors import RecipeError, WorkerError
+from ..plan import Topology
 from .channel import Channel
-from .errors import RecipeError, WorkerError
-from .plan import Topology
 from .slots import anonymous_file
-from .workers import work
+from .worker import work
 
 JOIN_S = 5.0
 """For a process that was killed to be gone."""

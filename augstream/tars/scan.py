@@ -26,11 +26,11 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ShardError
-from .index import SampleTable
-from .tarwalk import ReadAt, TarWalk
+from ..errors import ShardError
+from ..index import SampleTable
+from .walk import ReadAt, TarWalk
 
-_log = logging.getLogger("augstream.tarscan")
+_log = logging.getLogger("augstream.tars.scan")
 
 _PIECE_BYTES = 1024 * 1024
 _SPLIT = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")

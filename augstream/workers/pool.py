@@ -17,13 +17,13 @@ from multiprocessing.util import Finalize
 from time import monotonic, perf_counter_ns
 from typing import Any
 
-from .batching import Batcher, Definition, Made, Skips
+from ..batching import Batcher, Definition, Made, Skips
+from ..errors import WorkerError
+from ..plan import Plan, Topology
 from .channel import Channel, ChannelClosed
-from .errors import WorkerError
-from .plan import Plan, Topology
 from .processes import JOIN_S, how_it_ended, kill, start
 from .slots import Sealed, TrainerSlots, mapped
-from .workers import (
+from .worker import (
     AT_EPOCH,
     AT_PLACE,
     AT_STEP,

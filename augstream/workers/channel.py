@@ -14,7 +14,7 @@ import socket
 from multiprocessing.util import register_after_fork
 from typing import Any
 
-from .errors import WorkerError
+from ..errors import WorkerError
 
 _MAX_MESSAGE_BYTES = 1 << 17
 

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .batching import Definition
+from ..batching import Definition
+from ..errors import WorkerError
+from ..plan import Topology
+from ..transforms.leaks import private_opencv
 from .channel import Channel, ChannelClosed, is_orphan
-from .errors import WorkerError
-from .plan import Topology
 from .slots import Sealed, WorkerSlots, anonymous_file, mapped
-from .transforms.leaks import private_opencv
 
 _POLL_S = 1.0
 

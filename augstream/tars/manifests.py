@@ -29,11 +29,11 @@ from urllib.parse import urljoin
 
 import numpy as np
 
-from .errors import IndexFileError, RecipeError, ShardError
-from .shards import IndexedShards
-from .sources.remote import local_path
-from .tarscan import open_shard, split_name
-from .tarwalk import Member, TarWalk, padded
+from ..errors import IndexFileError, RecipeError, ShardError
+from ..shards import IndexedShards
+from ..sources.remote import local_path
+from .scan import open_shard, split_name
+from .walk import Member, TarWalk, padded
 
 KINDS = ("wids", "info", "sizes", "dali", "energon")
 """What `emit` can write."""

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from .batching import Batcher, Definition, Made, Skips
-from .errors import WorkerError
-from .plan import Topology
+from ..batching import Batcher, Definition, Made, Skips
+from ..errors import WorkerError
+from ..plan import Topology
+from ..transforms.leaks import private_opencv
 from .slots import LocalSlots
-from .transforms.leaks import private_opencv
-from .workers import Assignment
+from .worker import Assignment
 
 _TICK_S = 0.5
 _GOODBYE_S = 1.0

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Literal, Protocol
 
-from .batching import Definition, Made, Skips
-from .dataset import made_locally
-from .errors import RecipeError
-from .foreign import ForeignStage
-from .plan import Topology
+from ..batching import Definition, Made, Skips
+from ..dataset import made_locally
+from ..errors import RecipeError
+from ..foreign import ForeignStage
+from ..plan import Topology
 from .pool import Pool
 from .slots import LocalSlots
 from .threads import Threads

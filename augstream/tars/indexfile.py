@@ -25,8 +25,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import IndexFileError, RecipeError
-from .index import SampleTable
+from ..errors import IndexFileError, RecipeError
+from ..index import SampleTable
 
 _MAGIC = b"augstream-index/1\n"
 _END = b"augstream-end/1\n"
