@@ -294,6 +294,7 @@ from augstream.digest import digest
 from engine import dataset_of
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     job = json.load(sys.stdin)
     dataset = dataset_of(job["shards"])
     try:
