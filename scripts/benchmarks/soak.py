@@ -301,8 +301,8 @@ def turns(soak: Soak, num_turns: int) -> tuple[list[dict[str, Any]], list[str]]:
     ]
     for name in ("descriptors", "mappings", "threads"):
         rows.append(row(name, Slope.of(epochs, [float(getattr(one, name)) for one in held]), len(epochs)))
-    for one in old:
-        one.loader.close()
+    while old:  # and let go of them: a dataset shares its epoch with workers through a descriptor
+        old.pop().loader.close()
     left += [f"in the end: {more}" for more in left_since(clean)]
     return rows, left
 
