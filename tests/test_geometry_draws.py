@@ -18,7 +18,7 @@ import augstream as A
 from augstream.seeding import Draws
 from augstream.transforms.base import BasicTransform
 
-NUM_DRAWS = 4_000
+NUM_DRAWS = 10_000
 SMALLEST_P = 1e-4  # over some hundred tests with fixed seeds
 
 CASES: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
