@@ -41,7 +41,9 @@ def main() -> None:
     )
     parser.add_argument("--recipes", default="R1,R2", help="throughput: which")
     parser.add_argument("--workers", default="0,2", help="throughput: with how many workers")
-    parser.add_argument("--images", type=int, default=640, help="throughput: images a burst")
+    parser.add_argument(
+        "--images", type=int, default=2560, help="throughput: images a burst; workers need long ones"
+    )
     parser.add_argument("--side", type=int, default=480, help="throughput: width of the pictures, about")
     parser.add_argument("--full", action="store_true", help="throughput: full decoding of ours as well")
     parser.add_argument("--only", default="", help="transforms: those with this in their name")

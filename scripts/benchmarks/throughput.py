@@ -64,7 +64,8 @@ def specs(arguments: Namespace) -> dict[str, dict[str, Any]]:
 
 def run(arguments: Namespace) -> list[dict[str, Any]]:
     paths = shards(arguments.data, 500 if arguments.quick else 2000, arguments.side)
-    contenders = {name: Contender(spec, paths, arguments.images) for name, spec in specs(arguments).items()}
+    images = min(arguments.images, 640) if arguments.quick else arguments.images
+    contenders = {name: Contender(spec, paths, images) for name, spec in specs(arguments).items()}
     try:
         for contender in contenders.values():
             contender()  # the first burst warms up, and counts for nothing
