@@ -85,7 +85,7 @@ class BatchDataset(IterableDataset[Any]):
         return self.stream.plan(self.topology()).num_steps
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self)} batches of {self.recipe.batch_size}, {self.recipe!r})"
+        return f"{type(self).__name__}({self.recipe!r})"
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()

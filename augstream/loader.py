@@ -148,7 +148,7 @@ class StreamLoader:
         return len(self.dataset)
 
     def __repr__(self) -> str:
-        place = f"epoch {self._epoch}, {self._step} of {self._plan.num_steps} steps delivered"
+        place = f"epoch {self._epoch}, step {self._step}"
         return f"<StreamLoader of {self.dataset!r}: {place}, {self.num_workers} workers>"
 
     @property

@@ -461,5 +461,8 @@ def test_a_transform_that_spawn_cannot_pickle_is_told_what_to_do(shards):
 
 def test_a_loader_and_its_dataset_say_what_they_are(shards):
     loader = A.StreamLoader(A.StreamDataset(shards, None, batch_size=4, seed=137))
-    assert repr(loader.dataset).startswith(f"StreamDataset({len(loader)} batches of 4, Recipe(seed=137, ")
-    assert f"epoch 0, 0 of {len(loader)} steps delivered, 0 workers" in repr(loader)
+    stream = f"StreamDataset({loader.dataset.recipe!r})"
+    assert repr(loader) == f"<StreamLoader of {stream}: epoch 0, step 0, 0 workers>"
+    unending = A.Mixture({"a": loader.dataset}, weights={"a": 1}, seed=137, epochs=None)  # it has no length
+    assert repr(A.StreamLoader(unending)) == f"<StreamLoader of {unending!r}: epoch 0, step 0, 0 workers>"
+    assert repr(unending) == f"Mixture({unending.recipe!r})"
