@@ -47,7 +47,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=480, help="throughput: width of the pictures, about")
     parser.add_argument("--full", action="store_true", help="throughput: full decoding of ours as well")
     parser.add_argument("--only", default="", help="transforms: those with this in their name")
-    parser.add_argument("--plot", action="store_true", help="scaling: draw the curves beside the JSON file")
+    parser.add_argument(
+        "--plot",
+        action="store_true",
+        help="scaling: draw the curves beside the JSON file; alone if no benchmark is named",
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.benchmarks) - set(BENCHMARKS)
     if unknown:
@@ -55,7 +59,7 @@ def main() -> None:
     if arguments.quick:
         arguments.rounds = min(arguments.rounds, 2)
     print(machine())
-    for name in arguments.benchmarks or BENCHMARKS:
+    for name in arguments.benchmarks or (["scaling"] if arguments.plot else BENCHMARKS):
         print(f"\n## {name}: {BENCHMARKS[name]}\n", flush=True)
         save(arguments.json, name, importlib.import_module(name).run(arguments))
 
