@@ -16,10 +16,11 @@ import pytest
 from albumentations.augmentations.blur.functional import create_gaussian_kernel_1d, create_motion_kernel
 from catalogue_pixels import CASES as ALL_CASES
 from catalogue_pixels import RGB_CASES
+from noises import whole_noise
 
 import augstream as A
 from augstream.seeding import Draws
-from augstream.transforms.grains import discrete, normals, truncated_normal_steps
+from augstream.transforms.grains import normals
 
 EXCEPTIONS: dict[str, str] = {
     "GaussNoise, ISONoise: the numbers themselves": (
@@ -154,7 +155,7 @@ def noise_map(other: Any, params: dict[str, Any], image: np.ndarray) -> np.ndarr
     shape = image.shape if other.per_channel else image.shape[:2]
     scale = other.noise_scale_factor
     if scale == 1 and image.dtype == np.uint8:
-        noise = discrete(key, int(np.prod(shape)), truncated_normal_steps(mean, sigma)).astype(np.float32)
+        noise = whole_noise(key, int(np.prod(shape)), mean, sigma).astype(np.float32)
     elif scale == 1:
         noise = normals(key, int(np.prod(shape))) * np.float32(sigma) + np.float32(mean)
     else:

@@ -13,10 +13,14 @@ from typing import Any
 import albumentations as oracle
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from noises import whole_noise
 from scipy.stats import chisquare, ks_2samp, kstest, norm, poisson
 
 import augstream as A
 from augstream.seeding import Draws
+from augstream.transforms.alias import alias_of, truncated_normal_sizes
 from augstream.transforms.grains import discrete, normals, poisson_steps, truncated_normal_steps
 
 NUM_DRAWS = 10_000
@@ -159,7 +163,7 @@ def test_variances_of_1x_are_uniform():
 )
 def test_whole_noise_is_the_truncated_normal(mean, sigma):
     size = 400_000
-    drawn = discrete(b"chi-square" + b"\0" * 6, size, truncated_normal_steps(mean, sigma))
+    drawn = whole_noise(b"chi-square" + b"\0" * 6, size, mean, sigma)
     values = np.arange(-255, 256)
     ends = np.concatenate([[-np.inf], np.arange(-255, 0), np.arange(1, 256), [np.inf]])
     expected = np.diff(norm.cdf(ends, mean, sigma)) * size
@@ -201,6 +205,33 @@ def test_the_table_deals_out_every_share(mean, sigma):
     assert shares[-1] == (65536 - num_whole) << 48 or num_whole == 65536
 
 
+@pytest.mark.parametrize("sigma", [1e-3, 0.3, 1.0, 20.2, 51.0, 77.3, 112.2, 255.0])
+def test_the_columns_hold_every_share(sigma):
+    """Exactly what is asked of them, which is the chances to the rounding of erf."""
+    alias = truncated_normal_sizes(sigma)
+    shares = [0] * 256
+    for column in range(256):
+        own = ((int(alias.heights[column]) >> 1) << 49) + int(alias.rests[column])
+        shares[column] += own
+        shares[column ^ int(alias.swaps[column])] += 2**56 - own
+    assert min(shares) >= 0
+    assert sum(shares) == 2**64
+    expected = np.diff([math.erf(end / (sigma * math.sqrt(2))) for end in range(256)] + [1])
+    np.testing.assert_allclose(np.array(shares) / 2.0**64, expected, rtol=0, atol=1e-14)
+
+
+@given(st.lists(st.integers(0, 20), min_size=256, max_size=256).filter(any))
+def test_columns_of_any_distribution(weights):
+    borders = np.cumsum(weights)[:-1] / sum(weights)
+    alias = alias_of(borders)
+    shares = np.zeros(256)
+    for column in range(256):
+        own = ((int(alias.heights[column]) >> 1) / 128 + int(alias.rests[column]) / 2.0**56) / 256
+        shares[column] += own
+        shares[column ^ int(alias.swaps[column])] += 1 / 256 - own
+    np.testing.assert_allclose(shares, np.array(weights) / sum(weights), rtol=0, atol=1e-14)
+
+
 def test_whole_noise_beyond_the_reach():
     assert set(discrete(b"k" * 16, 100, truncated_normal_steps(400, 3)).tolist()) == {255}
     assert set(discrete(b"k" * 16, 100, truncated_normal_steps(-400, 3)).tolist()) == {-255}
@@ -208,7 +239,7 @@ def test_whole_noise_beyond_the_reach():
 
 @pytest.mark.parametrize(("mean", "whole"), [(0, 0), (3.9, 3), (-3.9, -3), (300, 255), (-300.5, -255)])
 def test_noise_without_spread(mean, whole):
-    assert set(discrete(b"k" * 16, 100, truncated_normal_steps(mean, 0)).tolist()) == {whole}
+    assert set(whole_noise(b"k" * 16, 100, mean, 0).tolist()) == {whole}
 
 
 def test_floats_are_normal():
@@ -222,26 +253,29 @@ def test_floats_are_normal():
 
 def test_noise_is_of_full_precision():
     """No noise map comes twice, and hardly any float does (2.0.8 has 65,536 maps)."""
-    maps = {discrete(params["key"].encode(), 24, truncated_normal_steps(0, 50)).tobytes()
+    maps = {whole_noise(params["key"].encode(), 24, 0, 50).tobytes()
             for params in our_draws(A.GaussNoise())}  # fmt: skip
     assert len(maps) == NUM_DRAWS
     drawn = normals(b"n" * 16, 65536)
     assert len(np.unique(drawn)) > 0.99 * len(drawn)
 
 
-def test_noise_of_neighbours_is_independent():
-    noise = discrete(b"k" * 16, 400_000, truncated_normal_steps(0, 60)).astype(float)
+@pytest.mark.parametrize("mean", [0, 1])
+def test_noise_of_neighbours_is_independent(mean):
+    noise = whole_noise(b"k" * 16, 400_000, mean, 60).astype(float)
     for lag in (1, 2, 3, 4, 7, 8, 672, 196608):
         assert abs(np.corrcoef(noise[:-lag], noise[lag:])[0, 1]) < 0.01
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 32767, 32768, 32769, 196607, 196608, 196609, 300_001])
 def test_any_number_of_numbers(size):
-    steps = truncated_normal_steps(0, 60)
-    whole, floats = discrete(b"k" * 16, size, steps), normals(b"k" * 16, size)
-    assert whole.shape == floats.shape == (size,)
+    floats = normals(b"k" * 16, size)
+    assert floats.shape == (size,)
     assert np.isfinite(floats).all()
-    np.testing.assert_array_equal(whole, discrete(b"k" * 16, size, steps))
+    for mean in (0, 3):
+        whole = whole_noise(b"k" * 16, size, mean, 60)
+        assert whole.shape == (size,)
+        np.testing.assert_array_equal(whole, whole_noise(b"k" * 16, size, mean, 60))
 
 
 def test_moments_are_theirs():

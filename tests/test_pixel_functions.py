@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from noises import whole_noise
 
 import augstream as A
+from augstream.digest import digest
 from augstream.errors import RecipeError
 from augstream.transforms import grains, lookup
 from augstream.transforms.channels import in_turns, shuffled, to_grey
@@ -264,11 +266,18 @@ def test_golden_words_and_noise():
     far = grains.discrete(b"golden key 12345", 200_000, steps)
     assert far[196606:196612].tolist() == GOLDEN_FAR  # over the edge of a block
     np.testing.assert_allclose(grains.normals(b"golden key 12345", 4), GOLDEN_NORMALS, atol=1e-6)
+    noise = whole_noise(b"golden key 12345", 200_000, 0, 77.5)
+    assert noise[:12].tolist() == GOLDEN_NOISE
+    assert noise[196606:196612].tolist() == GOLDEN_FAR_NOISE
+    assert digest(noise) == GOLDEN_NOISE_DIGEST
 
 
 GOLDEN_WORDS = [9992591616818040829, 6936969434503444391, 17056120167089707293]
 GOLDEN_STEPS = [-37, 107, 70, 8, 146, -10, -115, -24, -99, 50, 2, 112]
 GOLDEN_FAR = [-47, -5, 75, -8, -49, -112]
+GOLDEN_NOISE = [-90, -80, -88, -60, 33, -40, 17, -138, 15, 77, 82, -113]
+GOLDEN_FAR_NOISE = [-7, -77, -74, 98, -41, -95]
+GOLDEN_NOISE_DIGEST = "bb435c84a5578a273de1b64d6726f263b8ef04552ab3b881e0385906f37ed10d"
 GOLDEN_NORMALS = [-0.396842, -0.788139, 0.149507, 0.777769]
 
 

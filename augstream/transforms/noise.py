@@ -13,17 +13,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from .alias import signed_blocks, truncated_normal_sizes
 from .arguments import number, number_range, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .channels import in_turns
-from .grains import (
-    Distribution,
-    discrete,
-    discrete_blocks,
-    normals,
-    poisson_steps,
-    truncated_normal_steps,
-)
+from .grains import discrete, discrete_blocks, normals, poisson_steps, truncated_normal_steps
 from .lookup import interleaved, planes
 from .pointwise import as_bytes, as_floats, channels_of, clipped, max_value
 from .tables import check_dtype
@@ -88,7 +82,11 @@ class GaussNoise(ImageOnlyTransform):
         mean, sigma, key = params["mean"] * top, params["sigma"] * top, bytes.fromhex(params["key"])
         num_shared = 1 if self.per_channel or img.ndim == 2 else img.shape[2]
         if img.dtype == np.uint8 and self.noise_scale_factor == 1:
-            return _noisy_bytes(img, key, truncated_normal_steps(mean, sigma), num_shared)
+            values = img.reshape(-1, num_shared)
+            noisy = (
+                _symmetric(values, key, sigma) if sigma and not mean else _shifted(values, key, mean, sigma)
+            )
+            return noisy.reshape(img.shape)
         shape = img.shape if self.per_channel else img.shape[:2]
         make = self._enlarged if self.noise_scale_factor < 1 else _floats
         noise = make(key, mean, sigma, shape)
@@ -110,16 +108,33 @@ def _floats(key: bytes, mean: float, sigma: float, shape: tuple[int, ...]) -> np
     return noise
 
 
-def _noisy_bytes(image: Array, key: bytes, steps: Distribution, num_shared: int) -> Array:
-    """A uint8 image plus whole noise, each number of it shared by `num_shared` neighbours, clipped."""
-    values = image.reshape(-1, num_shared)
+def _symmetric(values: Array, key: bytes, sigma: float) -> Array:
+    """uint8 values (N, M) plus whole noise of mean 0, each number of it shared by M neighbours, clipped."""
     noisy = np.empty_like(values)
-    for start, block in discrete_blocks(key, len(values), steps):
+    for start, sizes, signs in signed_blocks(key, len(values), truncated_normal_sizes(sigma)):
+        part = slice(start, start + len(sizes))
+        np.bitwise_and(sizes, signs, out=signs)
+        np.bitwise_xor(sizes, signs, out=sizes)
+        more, less = (_shared(block, values.shape[1]) for block in (sizes, signs))
+        cv2.add(values[part], more, more)
+        cv2.subtract(more, less, noisy[part])
+    return noisy
+
+
+def _shifted(values: Array, key: bytes, mean: float, sigma: float) -> Array:
+    """As `_symmetric`, around another mean."""
+    noisy = np.empty_like(values)
+    for start, block in discrete_blocks(key, len(values), truncated_normal_steps(mean, sigma)):
         part = slice(start, start + len(block))
-        whole = _repeated(block[:, None], num_shared)[:, 0] if num_shared > 1 else block[:, None]
+        whole = _shared(block, values.shape[1])
         np.add(values[part], whole, out=whole)
         noisy[part] = np.clip(whole, 0, 255, out=whole)
-    return noisy.reshape(image.shape)
+    return noisy
+
+
+def _shared(block: Array, num_shared: int) -> Array:
+    """The numbers (N,) as (N, num_shared), each repeated."""
+    return block[:, None] if num_shared == 1 else _repeated(block[:, None], num_shared)[:, 0]
 
 
 def _repeated(noise: Array, num_channels: int) -> Array:
