@@ -1,7 +1,7 @@
 """One contender of the throughput race, alive from round to round in a process of its own.
 
 Started with a name and the shards' paths as JSON; for each number that it reads from its input it makes so many
-images, and answers with what that took. Batches that workers had ready before the clock started are taken first.
+images, and answers with what that took.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import cv2
 import numpy as np
-from harness import family_cpu_s
+from harness import family_cpu_s, settle
 from pictures import jpegs
 
 BATCH_SIZE = 64
@@ -118,13 +118,25 @@ def main() -> None:
     batches = KINDS[kind](paths, **spec)
     ahead = spec.get("workers", 0) * PREFETCH
     for line in sys.stdin:
-        wanted = int(line)
-        for _ in range(ahead + 1):
-            next(batches)
-        wall, cpu, images = time.perf_counter(), family_cpu_s(), 0
-        while images < wanted:
-            images += next(batches)
-        print(json.dumps([images, time.perf_counter() - wall, family_cpu_s() - cpu]), flush=True)
+        print(json.dumps(burst(batches, int(line), ahead)), flush=True)
+
+
+def burst(batches: Iterator[int], wanted: int, ahead: int) -> list[float]:
+    """How many images were made, `wanted` or a few more, and the seconds that they took by the clock and of CPUs.
+
+    By the clock, what workers had ready before is taken first. CPU time counts from rest to rest, where all that may
+    be made ahead has been made, so that it is exactly the time of what is taken in between.
+    """
+    settle()
+    cpu, before = family_cpu_s(), 0
+    for _ in range(ahead + 1):
+        before += next(batches)
+    wall, images = time.perf_counter(), 0
+    while images < wanted:
+        images += next(batches)
+    wall = time.perf_counter() - wall
+    settle()
+    return [images, wall, (family_cpu_s() - cpu) * images / (before + images)]
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_TICKS = os.sysconf("SC_CLK_TCK")
-
 
 @dataclass(frozen=True)
 class Burst:
@@ -120,24 +118,45 @@ def timed(function: Callable[[], Any], *, seconds: float = 0.05, scale: float = 
 
 
 def family_cpu_s() -> float:
-    """CPU seconds of this process and all of its living descendants, in steps of a clock tick for those."""
+    """CPU seconds of this process and all of its living descendants."""
+    return time.process_time() + descendants_cpu_s()
+
+
+def descendants_cpu_s() -> float:
+    """CPU seconds of all living descendants of this process."""
     children: dict[int, list[int]] = {}
-    ticks: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parts = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
             except OSError:
                 continue
-            pid = int(entry.name)
-            children.setdefault(int(parts[1]), []).append(pid)
-            ticks[pid] = int(parts[11]) + int(parts[12])
-    total, waiting = 0, list(children.get(os.getpid(), []))
+            children.setdefault(int(parent), []).append(int(entry.name))
+    total, waiting = 0.0, list(children.get(os.getpid(), []))
     while waiting:
         pid = waiting.pop()
-        total += ticks.get(pid, 0)
+        total += _cpu_s(pid)
         waiting += children.get(pid, [])
-    return time.process_time() + total / _TICKS
+    return total
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process, to the nanosecond: /proc rounds to clock ticks of 10 ms."""
+    clock = ctypes.c_int()
+    if ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
+        return 0.0  # it has ended
+    return time.clock_gettime(clock.value)
+
+
+def settle() -> None:
+    """Return when no descendant works any more: workers have made all that they may make ahead."""
+    before = descendants_cpu_s()
+    while True:
+        time.sleep(0.05)
+        now = descendants_cpu_s()
+        if now - before < 0.002:
+            return
+        before = now
 
 
 def table(rows: list[list[str]], header: list[str]) -> str:
