@@ -158,10 +158,11 @@ class Draws(random.Random):
     changing `p` re-rolls nothing. Not safe to share between threads.
     """
 
-    __slots__ = ("_block", "_generator", "_key", "_next", "_slot", "_words")
+    __slots__ = ("_block", "_generator", "_key", "_keyed", "_keyed_by", "_next", "_slot", "_words")
 
     def __init__(self) -> None:
         super().__init__(0)
+        self._keyed_by = b""
         self.move(b"\0" * KEY_BYTES, b"")
 
     _words: tuple[int, ...]
@@ -185,9 +186,17 @@ class Draws(random.Random):
         return (self._words[0] >> 11) * _DOUBLE_UNIT
 
     def _start(self) -> None:
-        self._words = _unpack_words(blake2b(self._slot, key=self._key, person=_PERSON).digest())
+        self._words = self._hashed(self._slot)
         self._block = 0
         self._next = 1
+
+    def _hashed(self, message: bytes) -> tuple[int, ...]:
+        """Eight words of `message` under the key, whose own share of the hash is computed once for all its slots."""
+        if self._keyed_by is not self._key:
+            self._keyed, self._keyed_by = blake2b(key=self._key, person=_PERSON), self._key
+        state = self._keyed.copy()
+        state.update(message)
+        return _unpack_words(state.digest())
 
     def word(self) -> int:
         """The next uint64 of the slot."""
@@ -197,8 +206,7 @@ class Draws(random.Random):
             position = 1
         elif position == 8:
             self._block += 1
-            counted = self._slot + b"+" + _pack_counter(self._block)
-            self._words = _unpack_words(blake2b(counted, key=self._key, person=_PERSON).digest())
+            self._words = self._hashed(self._slot + b"+" + _pack_counter(self._block))
             position = 0
         self._next = position + 1
         return self._words[position]

@@ -30,7 +30,7 @@ from augstream.transforms.pointwise import (
     gamma_table,
     inverted_table,
     posterize_table,
-    shift_table,
+    shift_tables,
     solarize_table,
 )
 
@@ -78,7 +78,7 @@ def test_posterizing_keeps_the_high_bits(bits):
 
 @given(st.lists(st.floats(-300, 300), min_size=1, max_size=4))
 def test_shifts_are_truncated_towards_zero(shifts):
-    table = shift_table(shifts)
+    table = shift_tables(shifts)
     assert table.shape == (256, len(shifts))
     for column, shift in zip(table.T, shifts, strict=True):
         assert (column == np.clip(LEVELS + int(shift), 0, 255)).all()
@@ -146,7 +146,7 @@ def test_looking_up_in_nothing():
 
 def test_a_table_for_other_channels_is_refused():
     with pytest.raises(RecipeError, match="for 3 channels, and the image has 4"):
-        lookup.look_up(np.zeros((2, 2, 4), np.uint8), shift_table([1, 2, 3]))
+        lookup.look_up(np.zeros((2, 2, 4), np.uint8), shift_tables([1, 2, 3]))
 
 
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 7))))

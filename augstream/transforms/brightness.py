@@ -29,7 +29,7 @@ from .pointwise import (
     is_grey,
     max_value,
     posterize_table,
-    shift_table,
+    shift_tables,
     shifted,
     solarize_table,
 )
@@ -164,7 +164,7 @@ class RGBShift(TableTransform):
 
     def table(self, params: Params, shape: tuple[int, ...]) -> Table:
         """v + shift, truncated towards zero."""
-        return shift_table(params["shifts"])
+        return shift_tables(params["shifts"])
 
     def on_floats(self, img: Array, params: Params) -> Array:
         """v + shift."""

@@ -7,6 +7,7 @@ results are equal to the bit, since each operation is the same OpenCV call, or t
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +19,6 @@ from .base import Array, ImageOnlyTransform, Params
 from .canvas import Canvas
 from .lookup import empty_image, look_up, look_up_in_place, planes
 from .pointwise import (
-    LEVELS,
     Table,
     affine,
     affine_table,
@@ -27,7 +27,6 @@ from .pointwise import (
     clipped,
     is_grey,
     shift_table,
-    truncated,
 )
 from .tables import check_dtype, check_grey_or_rgb
 
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 Range = tuple[float, float]
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+_ORDERS = tuple(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 
 _HUES: Table = (np.arange(180 + 256) % 180).astype(np.uint8)
 _HUES.setflags(write=False)
@@ -85,9 +85,7 @@ class ColorJitter(ImageOnlyTransform):
             "saturation": rng.uniform(*self.saturation),
             "hue": rng.uniform(*self.hue),
         }
-        order = [BRIGHTNESS, CONTRAST, SATURATION, HUE]
-        rng.shuffle(order)
-        params["order"] = order
+        params["order"] = list(_ORDERS[int(len(_ORDERS) * rng.random())])
         return params
 
     def fuse(self, canvas: Canvas, params: Params) -> bool:
@@ -145,25 +143,19 @@ class _Sheet:
 
     def blend_with_grey(self, factor: float) -> None:
         """Blend an RGB image with (or drive it away from, above 1) its grey."""
-        image, (out, spare) = self.current(), self._memory()
+        image, spare = self.current(), self._memory()
         cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, spare)
-        self.pixels = self._out = cv2.addWeighted(image, factor, spare, 1 - factor, 0, out)
+        self.pixels = self._out = cv2.addWeighted(image, factor, spare, 1 - factor, 0, self._out)
 
     def turn_hue(self, table: Table) -> None:
         """Look the hue of an RGB image up."""
-        image, (out, spare) = self.current(), self._memory()
-        found = planes(cv2.cvtColor(image, cv2.COLOR_RGB2HSV, spare))
-        look_up_in_place(found[0], table)
-        cv2.merge(list(found), spare)
-        self.pixels = self._out = cv2.cvtColor(spare, cv2.COLOR_HSV2RGB, out)
+        self.pixels = self._out = _through_hsv(self.current(), [table], self._memory(), self._out)
 
-    def _memory(self) -> tuple[Array, Array]:
-        """Where the next image is written to, and what there is besides."""
-        if self._out is None:
-            self._out = empty_image(self.pixels.shape, self.pixels.dtype)
+    def _memory(self) -> Array:
+        """An image to work in."""
         if self._spare is None:
             self._spare = empty_image(self.pixels.shape, self.pixels.dtype)
-        return self._out, self._spare
+        return self._spare
 
 
 def _jitter_bytes(image: Array, factors: tuple[float, ...], order: list[int]) -> _Sheet:
@@ -267,7 +259,7 @@ class HueSaturationValue(ImageOnlyTransform):
         """A grey uint8 image needs only a table."""
         if canvas.dtype != np.uint8 or not is_grey(canvas.shape):
             return False
-        canvas.table(shift_table([params["val_shift"]])[:, 0])
+        canvas.table(shift_table(params["val_shift"]))
         return True
 
     def apply(self, img: Array, **params: Any) -> Array:
@@ -277,17 +269,28 @@ class HueSaturationValue(ImageOnlyTransform):
         if img.dtype != np.uint8:
             return as_floats(self.apply(as_bytes(img), **params))
         if is_grey(img.shape):
-            return look_up(img, shift_table([params["val_shift"]])[:, 0])
+            return look_up(img, shift_table(params["val_shift"]))
         shifts = (params["hue_shift"], params["sat_shift"], params["val_shift"])
         return img.copy() if shifts == (0, 0, 0) else shifted_hsv(img, *shifts)
 
 
 def shifted_hsv(image: Array, hue_shift: float, sat_shift: float, val_shift: float) -> Array:
     """A uint8 RGB image after shifts of its 8-bit hue, saturation and value."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    whole = np.trunc([sat_shift, val_shift]).astype(np.float32)
-    saturation = truncated(LEVELS + whole[0])
-    saturation[0] = 0
-    tables = np.stack([hue_table(hue_shift), saturation, truncated(LEVELS + whole[1])], axis=1)
-    hsv = look_up(hsv, tables)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    saturations = shift_table(sat_shift).copy()
+    saturations[0] = 0
+    return _through_hsv(image, [hue_table(hue_shift), saturations, shift_table(val_shift)])
+
+
+def _through_hsv(
+    image: Array, tables: list[Table], hsv: Array | None = None, out: Array | None = None
+) -> Array:
+    """A uint8 RGB image with its 8-bit hue, saturation and value looked up, or the first of them only; new, or `out`.
+
+    `hsv` is memory of the image's shape to work in.
+    """
+    if hsv is None:
+        hsv = empty_image(image.shape, image.dtype)
+    found = planes(cv2.cvtColor(image, cv2.COLOR_RGB2HSV, hsv))
+    for plane, table in zip(found, tables, strict=False):
+        look_up_in_place(plane, table)
+    return cv2.cvtColor(cv2.merge(list(found), hsv), cv2.COLOR_HSV2RGB, out)

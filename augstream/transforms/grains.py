@@ -7,7 +7,7 @@ the key by BLAKE2b, as numpy's `ISeedSequence` interface provides.
 `discrete` samples a distribution over few values exactly, by integer arithmetic. Sixteen random bits choose one of
 65,536 cells. Each value owns as many whole cells as its chance fills, and a table names the owner; what chances leave
 over, in 48 more bits, is dealt out in the last few cells, where about one number in two hundred falls. For bytes, and
-bytes with a sign, `alias` is twice as fast.
+bytes with a sign, `alias` is quicker.
 
 Sources: Doty-Humphrey, PractRand (SFC64); Box and Muller, Annals of Mathematical Statistics 29, 1958; the table
 method of Marsaglia, Tsang and Wang, Journal of Statistical Software 11(3), 2004.

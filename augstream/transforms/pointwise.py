@@ -26,6 +26,8 @@ def _constant(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 LEVELS: npt.NDArray[np.float32] = _constant(np.arange(256, dtype=np.float32))
+_LOWEST: npt.NDArray[np.float32] = _constant(np.zeros(256, np.float32))
+_HIGHEST: npt.NDArray[np.float32] = _constant(np.full(256, 255, np.float32))
 _BYTES: Table = _constant(np.arange(256, dtype=np.uint8))
 _INVERTED: Table = _constant(_BYTES[::-1].copy())
 _SHARES: npt.NDArray[Any] = _constant(np.arange(256) * (1.0 / 255))
@@ -51,14 +53,17 @@ def is_grey(shape: tuple[int, ...]) -> bool:
 
 
 def truncated(values: npt.NDArray[np.floating[Any]]) -> Table:
-    """`values`, clipped to 0…255 and truncated, as uint8."""
-    within: npt.NDArray[Any] = np.minimum(np.maximum(values, 0), 255)  # on tables a third of clip's time
-    return within.astype(np.uint8)
+    """`values` (256,), ours to overwrite, clipped to 0…255 and truncated, as uint8."""
+    np.maximum(values, _LOWEST, out=values)  # on tables a fifth of clip's time
+    np.minimum(values, _HIGHEST, out=values)
+    return values.astype(np.uint8)
 
 
 def affine_table(alpha: float, beta: float) -> Table:
     """v -> alpha * v + beta."""
-    return truncated(LEVELS * np.float32(alpha) + np.float32(beta))
+    values: npt.NDArray[np.float32] = LEVELS * np.float32(alpha)
+    values += np.float32(beta)
+    return truncated(values)
 
 
 def gamma_table(gamma: float) -> Table:
@@ -84,10 +89,15 @@ def posterize_table(num_bits: int | Sequence[int]) -> Table:
     return _BYTES & columns[0] if len(columns) == 1 else _BYTES[:, None] & columns
 
 
-def shift_table(shifts: Sequence[float]) -> Table:
-    """v -> v + shift, each shift truncated first; (256, C) with one column for each of the shifts."""
-    starts = [256 + min(max(math.trunc(shift), -256), 256) for shift in shifts]
-    return np.array([_RAMP[start : start + 256] for start in starts]).T
+def shift_table(shift: float) -> Table:
+    """v -> v + shift, truncated towards zero first; read-only."""
+    start = 256 + min(max(math.trunc(shift), -256), 256)
+    return _RAMP[start : start + 256]
+
+
+def shift_tables(shifts: Sequence[float]) -> Table:
+    """The same as (256, C), with one column for each of the shifts."""
+    return np.array([shift_table(shift) for shift in shifts]).T
 
 
 # The same on float32 images
