@@ -1,4 +1,4 @@
-"""Reading samples out of indexed shards, by offset: any sample at any time, in one read.
+"""Reading samples out of indexed shards, by offset: any sample at any time, and nothing besides.
 
 `IndexedShards` tells where every sample lies, `ShardReader` fetches one. What is read is what was indexed:
 a shard whose size or mtime is another than at indexing is refused, as is one that ends early; with
@@ -28,7 +28,8 @@ from .tars.scan import open_shard, scan_file
 _log = logging.getLogger("augstream.shards")
 
 _MAX_CACHED_SAMPLES = 1 << 18  # about 40 MB of tables
-_MAX_GAP_BYTES = 1 << 20  # members of a sample that lie further apart are read one by one
+_MAX_COPIED_BYTES = 1 << 15  # longer samples of local shards are read member by member
+_MAX_GAP_BYTES = 1 << 20  # so are remote ones, if they have more than that between their members
 
 _NO_CHECKSUMS = (
     "verify_checksums=True, but the shards were indexed without checksums; "
@@ -243,7 +244,7 @@ class _LocalShard:
 
 
 class ShardReader:
-    """Reads single samples of `index`, in any order, one read each.
+    """Reads single samples of `index`, in any order; of a remote shard, with one request each.
 
     max_open: shards kept open at once. verify_checksums: compare each member with the CRC-32 in the index, which must
     have been made with ``checksums=True``. Remote shards are fetched as the index was told to (see `Remote`). Safe to
@@ -286,7 +287,10 @@ class ShardReader:
         raw: RawSample = {"__key__": table.keys[sample], "__url__": self.index.urls[shard]}
         start = min([offset for _, offset, _ in members])
         end = max([offset + size for _, offset, size in members])
-        if end - start <= sum([size for _, _, size in members]) + _MAX_GAP_BYTES:
+        most = _MAX_COPIED_BYTES  # from memory, a few reads cost less than one and a copy of what it brought
+        if isinstance(file, RemoteFile):
+            most = sum([size for _, _, size in members]) + _MAX_GAP_BYTES
+        if end - start <= most:
             span = self._read(file, start, end - start, shard)
             for suffix, offset, size in members:
                 raw[suffix] = span[offset - start : offset - start + size]

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _MAX_SEGMENTS = 2000  # of a JPEG before its first scan; a large ICC profile takes 255
 _MAX_CHUNKS = 200_000  # of a PNG; encoders write 8 kB or more in each
-_STANDALONE = frozenset([0x01, *range(0xD0, 0xD8)])
 _FRAMES = frozenset([0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF])
 _SOS, _EOI = 0xDA, 0xD9
+_ALONE = frozenset([0x00, 0x01, *range(0xD0, 0xD8), _EOI, 0xFF])  # nothing, marks without a segment, padding
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
-@dataclass(frozen=True, slots=True)
-class ImageHeader:
+class ImageHeader(NamedTuple):
     """What an encoded image says of itself.
 
     channels: as stored (a palette image has 1), None where the header doesn't tell. bits: per channel, as
@@ -139,20 +138,15 @@ def _jpeg(data: bytes) -> ImageHeader | None:
         if at < 0:
             return None
         marker = data[at + 1]
-        if marker in _STANDALONE or marker in {0x00, 0xFF}:  # nothing, padding, or a mark without a segment
+        if marker in _ALONE:
+            if marker == _EOI:
+                return None
             at += 1 if marker == 0xFF else 2
             continue
-        if marker == _EOI:
-            return None
-        (length,) = struct.unpack_from(">H", data, at + 2)
+        length = data[at + 2] << 8 | data[at + 3]
         if length < 2:
             return None
-        if marker in _FRAMES:
-            if frame is not None:
-                return None
-            frame_at = at
-            frame = (marker, *struct.unpack_from(">BHHB", data, at + 4))
-        elif marker == _SOS:
+        if marker == _SOS:
             if frame is None:
                 return None
             kind, bits, height, width, channels = frame
@@ -160,6 +154,11 @@ def _jpeg(data: bytes) -> ImageHeader | None:
             return ImageHeader(
                 "jpeg", height, width, channels, bits, progressive=progressive, data_at=at, frame_at=frame_at
             )
+        if marker in _FRAMES:
+            if frame is not None:
+                return None
+            frame_at = at
+            frame = (marker, *struct.unpack_from(">BHHB", data, at + 4))
         at += 2 + length
     return None
 
