@@ -6,7 +6,6 @@ A transform that OpenCV has no call for has none here.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -185,15 +184,34 @@ PLAIN: dict[str, Plain] = {
 }
 
 
+NUM_DRAWS = 50
+SEED = 137
+
+
 def plain(name: str, compose: A.Compose, image: Image) -> Callable[[], Any] | None:
-    """The plain calls for the transform of that name, with parameters that the pipeline drew, in turn."""
+    """So many plain calls for the transform of that name, with the parameters of the pipeline's first calls."""
     work = PLAIN.get(name)
     if work is None:
         return None
     drawn = []
-    for number in range(50):
-        key = number.to_bytes(16, "little")
-        records = compose._execute(key, {"image": image}, record=True).records or []
+    compose.set_random_seed(SEED)
+    for _ in range(NUM_DRAWS):
+        records = compose._execute(compose._sequence.next_key(), {"image": image}, record=True).records or []
         drawn.append(records[0].params)
-    params = itertools.cycle(drawn)
-    return lambda: work(image, next(params))
+
+    def calls() -> None:
+        for params in drawn:
+            work(image, params)
+
+    return calls
+
+
+def same_draws(compose: A.Compose, image: Image) -> Callable[[], Any]:
+    """So many first calls of the pipeline, with the parameters that `plain` has."""
+
+    def calls() -> None:
+        compose.set_random_seed(SEED)
+        for _ in range(NUM_DRAWS):
+            compose(image=image)
+
+    return calls
