@@ -63,8 +63,8 @@ def _feed(update: Callable[[Any], None], value: Any) -> None:  # noqa: C901, PLR
         _feed_tensor(update, torch, value)
     else:
         msg = (
-            f"a {type(value).__name__} has no digest; digests are made of arrays, tensors, numbers, texts, "
-            "lists, tuples and dicts"
+            f"a value of type {type(value).__name__} has no digest; digests are made of arrays, tensors, numbers, "
+            "texts, lists, tuples and dicts"
         )
         raise RecipeError(msg)
 

@@ -146,7 +146,7 @@ def check(
         saved = Recipe.from_dict(state.recipe)
     except RecipeError as error:
         raise StateError(_broken(f"its recipe: {error}")) from error
-    shards = f"{len(index)} shards, {index.total} samples"
+    shards = f"shards: {len(index)}, samples: {index.total}"
     _compare(state, saved.to_dict(), recipe.to_dict(), index.fingerprint, shards)
     num_units = recipe.num_units(index.total)
     if state.units > num_units:
@@ -165,7 +165,7 @@ def check_mixture(
         saved = MixtureRecipe.from_dict(state.recipe)
     except RecipeError as error:
         raise StateError(_broken(f"its recipe: {error}")) from error
-    sources = f"{len(order.sources)} sources"
+    sources = f"sources: {len(order.sources)}"
     _compare(state, saved.to_dict(), order.recipe.to_dict(), index, sources)
     _compare_transforms(state, transform, stacklevel + 1)
 

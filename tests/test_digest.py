@@ -72,5 +72,5 @@ def test_digests_chain():
 
 
 def test_what_has_no_bytes_is_refused():
-    with pytest.raises(RecipeError, match="a set has no digest"):
+    with pytest.raises(RecipeError, match="a value of type set has no digest"):
         digest({"a": {1, 2}})

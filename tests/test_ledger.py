@@ -277,7 +277,7 @@ def test_other_peoples_batches(shards, tmp_path, capsys):
     assert [name for name, _ in line.marks.fields] == ["0", "1"]
     assert main(["diff", *map(str, paths)]) == 1
     assert "'0' differs" in capsys.readouterr().out
-    with pytest.raises(RecipeError, match="field 'value' cannot be kept in a ledger: a object has no digest"):
+    with pytest.raises(RecipeError, match="field 'value' cannot be kept in a ledger: a value of type object"):
         run(dataset_of(shards, collate_fn=unheard_of), tmp_path / "c.ledger")
 
 

@@ -184,7 +184,7 @@ def test_every_difference_is_named_at_once() -> None:
     message = str(caught.value)
     for name in ("seed", "batch_size", "unit", "lanes", "index"):
         assert f"{name}: saved" in message
-    assert f"saved '{INDEX.fingerprint}', now '{other.fingerprint}' (6 shards, 600 samples)" in message
+    assert f"saved '{INDEX.fingerprint}', now '{other.fingerprint}' (shards: 6, samples: 600)" in message
     assert "pass the shards that the state was saved with" in message
 
 
