@@ -10,9 +10,11 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import numpy as np
 
 from .augment import Sample, image_of
-from .collate import IMAGE, Batch, Empty, Rows, collate, odd_ones
+from .collate import IMAGE, Array, Batch, Empty, Rows, collate, odd_ones
 from .errors import AugstreamError, SampleError
-from .ledgers.marks import Marks, marks_of, piece
+from .ledgers.coded import TOLD
+from .ledgers.fold import sums
+from .ledgers.marks import Marks, Told, marks_of
 from .plan import Plan, Topology
 
 OnError = Literal["raise", "skip"]
@@ -133,7 +135,6 @@ class Batcher(Generic[Ref]):
         rows = Rows(empty, len(refs), self._guess) if self._collate_fn is None else None
         samples: list[Sample] = []
         skipped: list[Skipped] = []
-        told: dict[int, tuple[Ref, bytes | None]] = {}
         for place, begun in self._begun(epoch, refs, skips, progress):
             if progress is not None:
                 progress(place)
@@ -151,28 +152,25 @@ class Batcher(Generic[Ref]):
                 continue
             image = image_of(sample, IMAGE) if rows is not None else None
             if rows is not None and image is not None:
-                sample[IMAGE] = image = rows.put(image)
+                self._put(sample, image, rows)
             samples.append(sample)
-            # the piece now, while the processor has the image at hand
-            told[id(sample)] = refs[place], piece(image) if self._marks and image is not None else None
         if progress is not None:
             progress(len(refs))
         started = perf_counter_ns()
         samples = self._without_odd_ones(samples, skipped)
         if not samples:
             raise _all_failed(skipped, epoch)
+        names = [_name_of(sample) for sample in samples] if self._marks else []
         batch = self._collate(epoch, samples, rows, empty)
-        marks = self._marks_of(batch, [told[id(sample)] for sample in samples])
+        marks = _marks_of(batch, names, samples) if self._marks else None
         self.times.collate += perf_counter_ns() - started
         return Made(batch, len(samples), tuple(skipped), self.times, marks)
 
-    def _marks_of(self, batch: Any, told: list[tuple[Ref, bytes | None]]) -> Marks | None:
-        """The marks of a batch of samples of which is told what they are, and what stands for their images."""
-        if not self._marks:
-            return None
-        pieces = [image for _, image in told if image is not None]
-        ready = {IMAGE: pieces} if len(pieces) == len(told) else None
-        return marks_of(batch, [self.name(ref) for ref, _ in told], len(told), ready)
+    def _put(self, sample: Sample, image: Array, rows: Rows) -> None:
+        """Put the image at its row; for a ledger it is read now, while the processor has it at hand."""
+        sample[IMAGE] = image = rows.put(image)
+        if self._marks and TOLD not in sample:
+            sample[TOLD] = Told(sums(image), image.nbytes)
 
     def _begun(
         self, epoch: int, refs: Sequence[Ref], skips: Skips, progress: Progress | None
@@ -237,6 +235,18 @@ class Batcher(Generic[Ref]):
             )
             raise SampleError(msg, epoch=epoch) from error
         return batch
+
+
+def _name_of(sample: Sample) -> tuple[str, str]:
+    """What `Batcher.name` says of a sample."""
+    shard, source = sample["__shard__"], sample.get("__source__")
+    return shard if source is None else f"{source}/{shard}", sample["__key__"]
+
+
+def _marks_of(batch: Any, names: list[tuple[str, str]], samples: list[Sample]) -> Marks:
+    """The marks of a batch, from what its samples' images are told by."""
+    told = [sample[TOLD] for sample in samples if TOLD in sample]
+    return marks_of(batch, names, len(samples), {IMAGE: told} if len(told) == len(samples) else None)
 
 
 def _keep_freed_memory() -> None:

@@ -9,7 +9,7 @@ results depend on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from .collate import Rows
 from .decode import Fields
 from .errors import AugstreamError, RecipeError, SampleError
 from .images.encoded import EncodedImage
+from .ledgers.coded import coded
 from .mixing import MixtureOrder, MixtureRecipe
 from .order import EpochOrder, Recipe, SampleRef
 from .plan import UNENDING, Plan, Topology
@@ -116,9 +117,9 @@ class Maker(Batcher[SampleRef]):
         self.stream = stream
         self._reader = ShardReader(stream.index, verify_checksums=stream.verify_checksums)
         self._epochs: dict[int, _Epoch] = {}
-        self._encoded: frozenset[str] = getattr(stream.stage, "sources", frozenset())
-        phased: Any = stream.stage if hasattr(stream.stage, "begin") else None
-        self._phased: PhasedStage | None = phased
+        stage: Any = coded(stream.stage) if stream.marks and stream.collate_fn is None else stream.stage
+        self._encoded: frozenset[str] = getattr(stage, "sources", frozenset())
+        self._phased: PhasedStage | None = stage if hasattr(stage, "begin") else None
 
     def _epoch(self, epoch: int) -> _Epoch:
         found = self._epochs.get(epoch)
@@ -311,7 +312,8 @@ class MixtureMaker(Batcher[MixtureRef]):
 
     def __init__(self, stream: MixtureStream) -> None:
         super().__init__(stream.on_error, stream.collate_fn, marks=stream.marks)
-        self._makers = {name: source.maker() for name, source in stream.sources.items()}
+        sources = {name: replace(source, marks=stream.marks) for name, source in stream.sources.items()}
+        self._makers = {name: source.maker() for name, source in sources.items()}
         self._order, self._epoch_units = stream.order(), stream.epoch_units
 
     def refs(self, epoch: int, units: range) -> list[MixtureRef]:

@@ -167,6 +167,9 @@ def test_a_broken_ledger_is_refused_and_left_alone(shards, whole, tmp_path):
         with pytest.raises(LedgerError, match=f"line {number} of the ledger is broken"):
             run(dataset_of(shards), path)
         assert path.read_bytes() == broken
+    path.write_bytes(text.replace(b'{"ledger": 2', b'{"ledger": 1', 1))
+    with pytest.raises(LedgerError, match=r"a ledger of version 1, .* begin another"):
+        run(dataset_of(shards), path)
     path.write_bytes(b"a letter to somebody")
     with pytest.raises(LedgerError, match="no ledger"):
         run(dataset_of(shards), path)
@@ -237,6 +240,22 @@ def test_ranks_that_contradict_each_other_are_found(shards, tmp_path):
     run(dataset_of(shards, NOISE, rank=0, world_size=2), path, batches=1)
     with pytest.raises(LedgerError, match=r"contradicts itself at epoch 0, unit 0: .*other bytes"):
         Run.of(str(path)).head()
+
+
+@pytest.mark.processes
+def test_a_ledger_of_floats_does_not_depend_on_how_they_are_made(shards, tmp_path):
+    transforms = [A.RandomResizedCrop(size=(40, 48)), A.ColorJitter(p=0.5), A.Normalize(), A.ToTensorV2()]
+    ways = [{}, {"fused": False}, {"num_workers": 2}, {"num_workers": 2, "workers": "thread"}, {"unit": 2}]
+    found = []
+    for number, way in enumerate(ways):
+        compose = A.Compose(transforms, fused=way.get("fused", True))
+        options = {"unit": way["unit"]} if "unit" in way else {}
+        loader = {name: value for name, value in way.items() if name not in {"fused", "unit"}}
+        dataset = dataset_of(shards, compose, **{"unit": 4, "lanes": 1, **options})
+        text = run(dataset, tmp_path / f"{number}.ledger", epochs=1, **loader)[0]
+        found.append([line.marks for line in Reader(tmp_path / f"{number}.ledger")])
+        assert text
+    assert len({tuple(marks) for marks in found}) == 1
 
 
 @pytest.mark.processes

@@ -27,7 +27,7 @@ from .marks import DIGEST_BYTES, SHORT_BYTES, Marks
 
 _log = logging.getLogger("augstream.ledger")
 
-VERSION = 1
+VERSION = 2
 CHAIN_BYTES = 32
 START = bytes(CHAIN_BYTES)
 """The chain before the first batch."""
@@ -127,8 +127,9 @@ def _decoded(text: str) -> bytes:
 class Reader:
     """Reads a ledger: iterate its batches, in the order of the file, in constant memory.
 
-    Raises `LedgerError` for a line that is no batch, or does not follow from the one before. The last line is let
-    alone if it is torn, as a machine that lost its power may leave it; `end_bytes` is then where it begins.
+    Raises `LedgerError` for a line that is no batch, or does not follow from the one before, and for a ledger of
+    another version. The last line is let alone if it is torn, as a machine that lost its power may leave it;
+    `end_bytes` is then where it begins.
     """
 
     path: Path
@@ -170,7 +171,16 @@ class Reader:
         """The batch of a line, or None if it is a header's."""
         if text.startswith(b"{"):
             header = json.loads(text) if text.endswith(b"\n") else None
-            if not isinstance(header, dict) or not _is_header(header):
+            if not isinstance(header, dict):
+                raise ValueError(text)
+            version = header.get("ledger")
+            if type(version) is int and version != VERSION:
+                msg = (
+                    f"{self.path}: a ledger of version {version}, whose digests are others; this release reads and "
+                    f"writes {VERSION}: begin another ledger, or compare this one with the release that wrote it"
+                )
+                raise LedgerError(msg)
+            if not _is_header(header):
                 raise ValueError(text)
             self.header = header
             return None

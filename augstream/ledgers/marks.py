@@ -1,15 +1,17 @@
 """What a ledger keeps of a batch: one digest of all that is delivered, and short ones to find what differs.
 
-They are computed where the batch is made, each image's right after it was written, while the processor has it at hand.
+They are computed where the batch is made: what takes as long as memory does, of each image, while the processor has it
+at hand; the rest of it at once for the whole batch.
 """
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -17,11 +19,14 @@ import numpy as np
 from ..collate import NAMES
 from ..digest import digest
 from ..errors import RecipeError
-from .fold import BLOCK_BYTES, Array, fold
+from .fold import BLOCK_BYTES, COLUMNS, Array, Words, fold, mixed, sums
 
 DIGEST_BYTES = 16
 SHORT_BYTES = 3
 SHORT = 0xFFFFFF
+_WORD = np.dtype("<u8")
+_NUM_CHECKED = 512
+_ABOVE = np.uint64(64 - 8 * SHORT_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,67 +43,76 @@ class Marks:
     fields: tuple[tuple[str, bytes], ...]
 
 
+class Told(NamedTuple):
+    """What a row of a batch is told by: sums of its bytes, and their number; or sums of a code, and the code's tag."""
+
+    sums: Words
+    salt: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field of a batch as bytes: one piece a sample, or one for all; `form` says what the pieces are."""
+    """A field of a batch: `form` says what it is, `content` holds all of it or folds of it.
+
+    words: (N, W) numbers for the N samples, where the field has something for each.
+    """
 
     form: str
-    pieces: list[bytes]
-    by_sample: bool
-
-
-def piece(array: Array) -> bytes:
-    """What stands for one sample's array: its bytes if they are few, else their fold."""
-    return array.tobytes() if array.nbytes <= BLOCK_BYTES else fold(array)
+    content: bytes
+    words: Words | None = None
 
 
 def marks_of(
     batch: Any,
     names: Sequence[tuple[str, str]],
     num_samples: int,
-    ready: Mapping[str, list[bytes]] | None = None,
+    ready: Mapping[str, Sequence[Told]] | None = None,
 ) -> Marks:
     """The marks of a batch that was made of the samples `names`: (shard, key) of each.
 
-    ready: pieces of some fields' rows that are known already. Raises `RecipeError` for a field of a kind that has no
-    digest.
+    ready: what some fields' rows are told by. Where the first row's is a code, the row's first 512
+    floats count themselves, too, so that arithmetic that does not give the code's floats is seen in each batch.
+    Raises `RecipeError` for a field of a kind that has no digest.
     """
     found: dict[str, _Field] = {}
     _walk(batch, num_samples, "", ready or {}, found)
-    state = blake2b(num_samples.to_bytes(8, "little"), digest_size=DIGEST_BYTES, person=b"augstream/marks")
     told = [f"{shard}\0{key}".encode("utf-8", "surrogateescape") for shard, key in names]
-    state.update(b"".join([len(name).to_bytes(4, "little") + name for name in told]))
-    fields = []
+    state = blake2b(num_samples.to_bytes(8, "little"), digest_size=DIGEST_BYTES, person=b"augstream/marks")
+    state.update(struct.pack(f"<{len(told)}I", *map(len, told)) + b"".join(told))
+    fields, columns = [], []
     for path in sorted(found):
         field = found[path]
         own = blake2b(field.form.encode(), digest_size=DIGEST_BYTES, person=b"augstream/field")
-        own.update(b"".join(field.pieces))
+        own.update(field.content)
         state.update(f"{path}\0".encode("utf-8", "surrogateescape") + own.digest())
         fields.append((path, own.digest()[:SHORT_BYTES]))
-    columns = [found[path].pieces for path in sorted(found) if found[path].by_sample]
+        if field.words is not None:
+            columns.append(field.words)
     samples = _shorts(told, columns) if len(told) == num_samples else b""
     return Marks(state.digest(), samples, tuple(fields))
 
 
-def _shorts(names: list[bytes], columns: list[list[bytes]]) -> bytes:
-    parts = []
-    for place, name in enumerate(names):
-        check = 0
-        for pieces in columns:
-            check = crc32(pieces[place], check)
-        parts.append((crc32(name) & SHORT).to_bytes(SHORT_BYTES, "little"))
-        parts.append((check & SHORT).to_bytes(SHORT_BYTES, "little"))
-    return b"".join(parts)
+def _shorts(names: list[bytes], columns: list[Words]) -> bytes:
+    """For each sample, the short digests of its name and of its fields."""
+    shorts = np.empty((len(names), 2), "<u4")
+    shorts[:, 0] = [crc32(name) & SHORT for name in names]
+    shorts[:, 1] = 0
+    if columns:
+        folds = np.concatenate(columns, axis=1)
+        while folds.shape[1] > COLUMNS:
+            parts = range(0, folds.shape[1], COLUMNS)
+            folds = np.stack([mixed(folds[:, at : at + COLUMNS]) for at in parts], axis=1)
+        shorts[:, 1] = mixed(folds) >> _ABOVE
+    return shorts.view(np.uint8).reshape(-1, 4)[:, :SHORT_BYTES].tobytes()
 
 
 def _walk(
-    value: Any, count: int, path: str, ready: Mapping[str, list[bytes]], found: dict[str, _Field]
+    value: Any, count: int, path: str, ready: Mapping[str, Sequence[Told]], found: dict[str, _Field]
 ) -> None:
     """Add the fields of `value` to `found`, each under its path."""
     array = _array(value)
     if array is not None:
-        pieces = ready.get(path)
-        found[path] = _of_array(array, count) if pieces is None else _Field(_form(array), pieces, True)
+        found[path] = _of_array(array, count, ready.get(path))
     elif isinstance(value, Mapping):
         for name, item in value.items():
             if path or name not in NAMES:
@@ -107,25 +121,37 @@ def _walk(
         for number, item in enumerate(value):
             _walk(item, count, f"{path}.{number}" if path else str(number), ready, found)
     elif isinstance(value, (list, tuple)) and len(value) == count:
-        found[path] = _Field("list", [_digest(item, path) for item in value], True)
+        content = b"".join([_digest(item, path) for item in value])
+        found[path] = _Field("list", content, np.frombuffer(content, _WORD).reshape(count, -1)[:, :1])
     else:
-        found[path] = _Field("value", [_digest(value, path)], False)
+        found[path] = _Field("value", _digest(value, path))
 
 
-def _of_array(array: Array, count: int) -> _Field:
+def _of_array(array: Array, count: int, ready: Sequence[Told] | None) -> _Field:
+    """An array, with its rows if they are the samples: all their bytes if those are few, else their folds."""
     if array.ndim == 0 or len(array) != count:
-        return _Field(f"whole {array.dtype.str}{array.shape}", [piece(array)], False)
-    size = array.nbytes // count
-    if size > BLOCK_BYTES:
-        return _Field(_form(array), [fold(row) for row in array], True)
-    raw = array.tobytes()
-    return _Field(
-        _form(array), [raw[start : start + size] for start in range(0, size * count, size or 1)], True
-    )
+        return _Field(f"whole {array.dtype.str}{array.shape}", piece(array))
+    form, size = f"{array.dtype.str}{array.shape[1:]}", array.nbytes // count
+    if ready is None and size <= BLOCK_BYTES:
+        return _Field(form, array.tobytes(), _short_rows(array, count, size))
+    told = [Told(sums(row), size) for row in array] if ready is None else ready
+    rows = np.concatenate([row.sums for row in told]).reshape(count, COLUMNS)
+    folds = mixed(rows, [row.salt for row in told])
+    checked = array[0].reshape(-1)[:_NUM_CHECKED].tobytes() if told[0].salt != size else b""
+    return _Field(form, folds.tobytes() + checked, folds[:, None])
 
 
-def _form(array: Array) -> str:
-    return f"{array.dtype.str}{array.shape[1:]}"
+def piece(array: Array) -> bytes:
+    """What stands for an array: its bytes if they are few, else their fold."""
+    return array.tobytes() if array.nbytes <= BLOCK_BYTES else fold(array)
+
+
+def _short_rows(array: Array, count: int, size: int) -> Words:
+    """Rows of so few bytes each as words (N, 1)."""
+    padded = np.zeros((count, max(-(-size // 8), 1) * 8), np.uint8)
+    padded[:, :size] = np.ascontiguousarray(array).reshape(count, -1).view(np.uint8)
+    words = padded.view(_WORD)
+    return words if words.shape[1] == 1 else mixed(words)[:, None]
 
 
 def _is_column(value: Any, count: int) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError
-from .levels import Levels, as_levels, write_levels
+from .levels import Levels, Room, as_levels, write_levels
 from .lookup import composed, look_up
 
 Image = npt.NDArray[Any]
@@ -94,12 +94,14 @@ class Canvas:
 
     __slots__ = (
         "_array", "_box", "_levels", "_source", "_symmetry", "_table",
-        "dtype", "is_mask", "is_pending", "layout", "shape",
+        "dtype", "is_mask", "is_pending", "layout", "room", "shape",
     )  # fmt: skip
 
     def __init__(self, array: Image | Source, *, is_mask: bool = False) -> None:
         self.is_mask = is_mask
         self.layout: str | None = None
+        self.room: Room | None = None
+        """Who sees the planes of uint8, if it is the last that is done to them that they become floats."""
         if isinstance(array, np.ndarray):
             self._start(array if array.flags.c_contiguous else np.ascontiguousarray(array))
         else:
@@ -232,7 +234,7 @@ class Canvas:
             self._box, self._symmetry, self._table, self._levels,
         )  # fmt: skip
         other.shape, other.dtype, other.is_pending = self.shape, self.dtype, self.is_pending
-        other.is_mask, other.layout = self.is_mask, None
+        other.is_mask, other.layout, other.room = self.is_mask, None, None
         return other
 
     @property
@@ -292,7 +294,7 @@ class Canvas:
             if self._levels is None:
                 _split(array, out)
             else:
-                write_levels(array, self._table, self._levels, out)
+                write_levels(array, self._table, self._levels, out, self.room)
         return out
 
     def _placed(self, at_least: tuple[int, int] | None = None) -> Image:

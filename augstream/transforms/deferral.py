@@ -25,8 +25,13 @@ TABLE = "image.table"
 
 
 def can_defer(stage: Any) -> TypeGuard[ComposeStage]:
-    """Whether the stage's last step can be left to others: a `Compose` that always ends in floats and tensors."""
-    if not isinstance(stage, ComposeStage) or not stage.compose.fused or stage.compose.p < 1:
+    """Whether the stage's last step can be left to others: it `ends_in_floats`, and is not done one by one."""
+    return ends_in_floats(stage) and stage.compose.fused
+
+
+def ends_in_floats(stage: Any) -> TypeGuard[ComposeStage]:
+    """Whether the stage is a `Compose` that always ends in floats and tensors."""
+    if not isinstance(stage, ComposeStage) or stage.compose.p < 1:
         return False
     last = stage.compose.transforms[-2:]
     return (

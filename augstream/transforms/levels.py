@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -29,6 +29,18 @@ _WORTHWHILE = 1024  # values a plane, from which on arithmetic is quicker than t
 _TAILS = (*range(2, 150), 1000)  # lengths that end at every place of any vector, and of four in a row
 _CLOSE = 5e-7
 _MAX_CV_CHANNELS = 4
+
+
+class Room(Protocol):
+    """Somebody who wants to see the planes of uint8 that become floats."""
+
+    def planes(self, shape: tuple[int, ...]) -> Image:
+        """Where planes of this shape (C, H, W) are to be put, each contiguous."""
+        ...
+
+    def seen(self) -> None:
+        """Look at the planes, which are there, and will be changed."""
+        ...
 
 
 class Line(NamedTuple):
@@ -139,28 +151,47 @@ def as_levels(image: Image, table: Table | None, levels: Levels) -> Image:
             levels.steps[0].write(values, out)
             return out
         values = image.copy() if values is image else values
-        _write(values.reshape(1, len(values), -1), None, levels, out.reshape(1, len(values), -1))
+        _write(values.reshape(1, len(values), -1), levels, out.reshape(1, len(values), -1))
         return out
+    found = planes(image)
+    if table is not None:
+        _look_up_planes(found, table)
     floats = empty_planes((num_channels, *image.shape[:2]), np.dtype(np.float32))
-    _write(planes(image), table, levels, floats)
+    _write(found, levels, floats)
     return interleaved(floats)
 
 
-def write_levels(image: Image, table: Table | None, levels: Levels, out: Image) -> None:
-    """Write channel c of a uint8 image (H, W, C), looked up in `table`, if there is one, and `levels`, to out[c]."""
-    if out.flags.c_contiguous and _is_quick(levels, image.shape):
-        _write(planes(image), table, levels, out)
+def write_levels(
+    image: Image, table: Table | None, levels: Levels, out: Image, room: Room | None = None
+) -> None:
+    """Write channel c of a uint8 image (H, W, C), looked up in `table`, if there is one, and `levels`, to out[c].
+
+    room: where the planes of uint8 are put, and seen with `table` looked up, before they are looked up in `levels`.
+    """
+    height, width, num_channels = image.shape
+    found = planes(image, None if room is None else room.planes((num_channels, height, width)))
+    is_quick = out.flags.c_contiguous and _is_quick(levels, image.shape)
+    if table is not None and (is_quick or room is not None):
+        _look_up_planes(found, table)
+        table = None
+    if room is not None:
+        room.seen()
+    if is_quick:
+        _write(found, levels, out)
         return
     columns = np.ascontiguousarray((levels.table if table is None else composed(levels.table, table)).T)
-    for channel, plane in enumerate(planes(image)):
+    for channel, plane in enumerate(found):
         cv2.LUT(plane, columns[channel % len(columns)], out[channel])
 
 
-def _write(found: Image, table: Table | None, levels: Levels, out: Image) -> None:
-    """Write plane c of `found`, ours to change, looked up in `table` and then in `levels`, to out[c]."""
-    if table is not None:
-        for channel, plane in enumerate(found):
-            look_up_in_place(plane, table if table.ndim == 1 else table[:, channel % table.shape[1]])
+def _look_up_planes(found: Image, table: Table) -> None:
+    """Look plane c of `found` up, in place."""
+    for channel, plane in enumerate(found):
+        look_up_in_place(plane, table if table.ndim == 1 else table[:, channel % table.shape[1]])
+
+
+def _write(found: Image, levels: Levels, out: Image) -> None:
+    """Write plane c of `found`, ours to change, looked up in `levels`, to out[c]."""
     steps = levels.steps * (len(found) // len(levels.steps))
     ends = found[:, -1, -2:]
     results = levels.table[ends, _columns(len(found), len(levels.steps))]

@@ -96,14 +96,17 @@ def _one_table(array: Image, table: npt.NDArray[Any]) -> Image:
     return cv2.LUT(flat, table).reshape(array.shape)
 
 
-def planes(array: Image) -> Image:
-    """The channels of an image (H, W, C) as an array (C, H, W) of planes, each contiguous; new, and ours to change.
+def planes(array: Image, found: Image | None = None) -> Image:
+    """The channels of an image (H, W, C) as an array (C, H, W) of planes, each contiguous; ours to change.
+
+    They are new, or in `found`, if it is given.
 
     OpenCV splits and merges around the cache where its arrays are aligned alike, for planes too large to be of use
     soon. Ours are used at once: they are laid out unlike, which halves the time of what follows.
     """
     height, width, num_channels = array.shape
-    found = empty_planes((num_channels, height, width), array.dtype)
+    if found is None:
+        found = empty_planes((num_channels, height, width), array.dtype)
     if 1 < num_channels <= _MAX_CV_CHANNELS:
         cv2.split(array, list(found))
     else:
@@ -114,9 +117,14 @@ def planes(array: Image) -> Image:
 def empty_planes(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Image:
     """A new array (C, H, W) of planes, each contiguous, no two of them aligned alike."""
     num, height, width = shape
-    size, itemsize = height * width, dtype.itemsize
-    stride = size * itemsize + (_OFFSET_BYTES - size * itemsize) % _LINE_BYTES
+    itemsize = dtype.itemsize
+    stride = plane_stride(height * width * itemsize)
     return np.ndarray(shape, dtype, np.empty(stride * num, np.uint8), 0, (stride, width * itemsize, itemsize))
+
+
+def plane_stride(size_bytes: int) -> int:
+    """How far apart planes of so many bytes are put: 16 bytes more than a whole number of the cache's lines."""
+    return size_bytes + (_OFFSET_BYTES - size_bytes) % _LINE_BYTES
 
 
 def interleaved(channels: Sequence[Image] | Image) -> Image:

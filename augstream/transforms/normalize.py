@@ -40,6 +40,10 @@ class FloatTableTransform(ImageOnlyTransform):
         """What takes the values' place in an image of `shape`; `pixels()` is the image itself."""
         raise NotImplementedError
 
+    def constants(self, num_channels: int) -> Levels | None:
+        """The levels of every uint8 image of so many channels; None if they depend on the image."""
+        return None
+
     def on_floats(self, img: Array) -> Array:
         """The same on an image of another dtype; a new float32 array."""
         raise NotImplementedError
@@ -113,6 +117,10 @@ class Normalize(FloatTableTransform):
         if len(shape) == 3 and shape[2] == levels.table.shape[1]:
             return levels
         return levels.first(self._num_constants(shape))
+
+    def constants(self, num_channels: int) -> Levels | None:
+        """The constants' table."""
+        return None if self.normalization != "standard" else self.levels((1, 1, num_channels), lambda: LEVELS)
 
     def _num_constants(self, shape: tuple[int, ...]) -> int:
         """How many of the constants an image of `shape` takes."""
@@ -194,6 +202,10 @@ class ToFloat(FloatTableTransform):
         self._levels = levels_of([Quotient(max_value or 255)])
 
     def levels(self, shape: tuple[int, ...], pixels: Callable[[], Array]) -> Levels:
+        """v / max_value."""
+        return self._levels
+
+    def constants(self, num_channels: int) -> Levels | None:
         """v / max_value."""
         return self._levels
 

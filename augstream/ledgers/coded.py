@@ -1,0 +1,162 @@
+"""Images that end in a table of floats, told by the bytes that were looked up: a quarter of what a ledger has to read.
+
+A `Compose` that ends in `Normalize` or `ToFloat` with constants, and `ToTensorV2`, delivers floats of which each plane
+has at most 256 that are known beforehand. Such planes are told exactly by uint8 numbers, their code, and those floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..augment import image_of
+from ..transforms.call import Call
+from ..transforms.compose import ComposeStage
+from ..transforms.deferral import IMAGE, ends_in_floats
+from ..transforms.levels import Levels
+from ..transforms.lookup import plane_stride
+from ..transforms.normalize import FloatTableTransform
+from .fold import BLOCK_BYTES, COLUMNS, Array, Words
+from .marks import Told
+
+TOLD = "__told__"
+"""The field of a sample that holds what its image is told by."""
+
+_TAG_BYTES = 8
+_CODED = 1 << 63  # no array has so many bytes
+_LEVELS = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Code:
+    """The floats that uint8 numbers stand for: row c of `columns`, (C, 256) float32 in rising order, in plane c."""
+
+    columns: npt.NDArray[np.float32]
+    tag: int
+
+    @classmethod
+    def of(cls, levels: Levels | None, num_channels: int) -> Code | None:
+        """The code of constant levels; None if different numbers give equal floats, or are not found from them."""
+        if levels is None:
+            return None
+        columns = np.ascontiguousarray(np.broadcast_to(levels.table.T, (num_channels, _LEVELS)))
+        tag = blake2b(columns.tobytes(), digest_size=_TAG_BYTES, person=b"augstream/codes").digest()
+        code = cls(columns, int.from_bytes(tag, "little") | _CODED)
+        found = code.numbers(columns[:, None])
+        return (
+            code
+            if found is not None and np.array_equal(found[:, 0], [range(_LEVELS)] * num_channels)
+            else None
+        )
+
+    def numbers(self, image: Array) -> npt.NDArray[np.uint8] | None:
+        """The planes of uint8 that stand for an image (C, H, W); None if none do."""
+        if image.dtype != np.float32 or len(image) != len(self.columns):
+            return None
+        found = np.empty(image.shape, np.uint8)
+        for plane, column, numbers in zip(image, self.columns, found, strict=True):
+            low, high = float(column[0]), float(column[-1])
+            with np.errstate(invalid="ignore", over="ignore"):
+                near = np.rint((plane.astype(np.float64) - low) * (255 / (high - low)))
+                numbers[:] = np.clip(near, 0, 255).astype(np.uint8)
+            if column[numbers].tobytes() != plane.tobytes():
+                return None
+        return found
+
+
+class Room:
+    """Where the planes of uint8 of one image after the other are put, and read: `sums` are those of the last one."""
+
+    __slots__ = ("_blocks", "_planes", "sums")
+
+    def __init__(self) -> None:
+        self._planes = np.empty((0, 0, 0), np.uint8)
+        self._blocks: Words = np.empty((0, COLUMNS), "<u8")
+        self.sums: Words | None = None
+
+    def planes(self, shape: tuple[int, ...]) -> Array:
+        """Where planes of this shape (C, H, W) are to be put: as `plane_stride` says, with zeros between them."""
+        if self._planes.shape != shape:
+            num, height, width = shape
+            stride = plane_stride(height * width)
+            memory = np.zeros(-(-num * stride // BLOCK_BYTES) * BLOCK_BYTES, np.uint8)
+            self._planes = np.ndarray(shape, np.uint8, memory, 0, (stride, width, 1))
+            self._blocks = memory.view("<u8").reshape(-1, COLUMNS)
+        return self._planes
+
+    def seen(self) -> None:
+        """Read the planes, which are there, and are about to be looked up."""
+        self.sums = np.add.reduce(self._blocks, 0)
+
+
+class CodedStage:
+    """A stage that `ends_in_floats`, with the same results, and in `__told__` what a ledger reads of the image.
+
+    Those are the `sums` of the image's code, with zeros between its planes as `plane_stride` says and after them up to
+    a whole number of blocks. The bytes that are looked up are read just before they are; where the stage does not do
+    that in one step, as with ``fused=False``, they are found again from the floats. Either way, equal sums mean equal
+    floats, and equal floats equal sums. An image that is not of these floats, as one that was of floats before the last
+    step, is told by its own bytes.
+
+    Not seen: floats that are changed after, or by, the look-up, in memory.
+    """
+
+    __slots__ = ("_codes", "_room", "_stage")
+
+    def __init__(self, stage: ComposeStage) -> None:
+        self._stage = stage
+        self._codes: dict[int, Code | None] = {}
+        self._room = Room()
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """As the stage's."""
+        return self._stage.sources
+
+    def __call__(self, sample: Mapping[str, Any], key: bytes, out: Array | None = None) -> dict[str, Any]:
+        """The augmented sample."""
+        return self.finish(self.begin(sample, key), sample, out)
+
+    def begin(self, sample: Mapping[str, Any], key: bytes) -> Call:
+        """As the stage does."""
+        return self._stage.begin(sample, key)
+
+    def finish(self, begun: Call, sample: Mapping[str, Any], out: Array | None = None) -> dict[str, Any]:
+        """The augmented sample, with what its image is told by."""
+        canvas, room = begun.rasters.get(IMAGE), self._room
+        code = None if canvas is None else self._code(canvas.shape)
+        if canvas is None or code is None:
+            return self._stage.finish(begun, sample, out)
+        canvas.room, room.sums = room, None
+        result = self._stage.finish(begun, sample, out)
+        if room.sums is None:
+            self._find(result, code)
+        if room.sums is not None:
+            result[TOLD] = Told(room.sums, code.tag)
+        return result
+
+    def _find(self, result: Mapping[str, Any], code: Code) -> None:
+        """Read the planes of uint8 that the image is found to have been made from, if it was."""
+        image = image_of(result, IMAGE)
+        numbers = None if image is None else code.numbers(image)
+        if numbers is not None:
+            self._room.planes(numbers.shape)[:] = numbers
+            self._room.seen()
+
+    def _code(self, shape: tuple[int, ...]) -> Code | None:
+        num_channels = shape[2] if len(shape) == 3 else 1
+        if num_channels not in self._codes:
+            last = self._stage.compose.transforms[-2]
+            levels = last.constants(num_channels) if isinstance(last, FloatTableTransform) else None
+            self._codes[num_channels] = Code.of(levels, num_channels)
+        return self._codes[num_channels]
+
+
+def coded(stage: Any) -> Any:
+    """The stage with sums of its images, if it is one of which all end in floats; else the stage."""
+    return CodedStage(stage) if ends_in_floats(stage) else stage
