@@ -43,6 +43,7 @@ class Server:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or a short body waits 40 ms for the client to acknowledge the headers
     state: Server
 
     def do_HEAD(self) -> None:

@@ -31,6 +31,7 @@ class Store(BaseHTTPRequestHandler):
     """Files of one folder, ``train``, by name; `ranges` collects what was asked for of them."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     files: dict[str, bytes]
     ranges: list[str]
 
