@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..errors import RecipeError, SampleError
 from .headers import ImageHeader
 from .pixels import MAX_PIXELS, checked_header, decode_checked, opencv_does, with_opencv
-from .regions import FACTORS, decode_region
+from .regions import FACTORS, Plain
 
 Array = npt.NDArray[Any]
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1: half-open
@@ -40,10 +40,11 @@ class EncodedImage:
     "scaled" besides at 1/2, 1/4 or 1/8 where the pixels are then still as many as are wanted.
     """
 
-    __slots__ = ("_data", "_header", "_max_pixels", "dtype", "failed", "mode", "shape", "spent_ns")
+    __slots__ = ("_data", "_header", "_max_pixels", "_plain", "dtype", "failed", "mode", "shape", "spent_ns")
 
     def __init__(self, data: bytes, header: ImageHeader, mode: DecodeMode, max_pixels: int) -> None:
         self._data, self._header, self._max_pixels = data, header, max_pixels
+        self._plain = None if mode == "full" else Plain.of(data, header)
         self.mode = mode
         self.shape: tuple[int, ...] = (header.height, header.width, 3)
         self.dtype: np.dtype[Any] = np.dtype(np.uint8)
@@ -88,18 +89,22 @@ class EncodedImage:
             factor = min((y1 - y0) // at_least[0], (x1 - x0) // at_least[1])
             if factor > 1:
                 return self._decode_scaled((y0, x0, y1, x1), 8 if factor >= 8 else 4 if factor >= 4 else 2)
-        share = (y1 - y0) * (x1 - x0) / (height * width)
-        if share < _MAX_SHARE and height * width >= _MIN_PIXELS and self.mode != "full":
-            part = decode_region(self._data, (y0, x0, y1, x1), self._header)
+        if self._plain is not None and self._is_small((y1 - y0) * (x1 - x0)):
+            part = self._plain.decode(self._data, (y0, x0, y1, x1))
             if part is not None:
                 return part
         whole = decode_checked(self._data, self._header, self._max_pixels)
         return whole if box is None else whole[y0:y1, x0:x1]
 
+    def _is_small(self, num_pixels: int) -> bool:
+        """Whether a part of so many pixels is decoded sooner than the whole image."""
+        whole = self.shape[0] * self.shape[1]
+        return whole >= _MIN_PIXELS and num_pixels < _MAX_SHARE * whole
+
     def _decode_scaled(self, box: Box, factor: int) -> Array:
         """The pixels of `box` at 1/factor, its edges moved to the nearest whole pixels."""
         y0, x0, y1, x1 = [(edge + factor // 2) // factor for edge in box]
-        part = decode_region(self._data, (y0, x0, y1, x1), self._header, factor)
+        part = None if self._plain is None else self._plain.decode(self._data, (y0, x0, y1, x1), factor)
         if part is not None:
             return part
         return with_opencv(self._data, self._header, FACTORS[factor] | _FLAGS, factor)[y0:y1, x0:x1]

@@ -21,9 +21,10 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+from collections import deque
 from functools import cache
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -55,17 +56,36 @@ def decode_region(data: bytes, box: Box, header: ImageHeader | None = None, fact
     than plain JPEGs, damaged ones, and where Pillow has no libjpeg-turbo. header: as in `plain_size`. factor: 2, 4 or 8
     for a part of the image at 1/`factor` of its size, sides rounded up, as OpenCV reduces it; `box` is in its pixels.
     """
-    library = _library()
     header = read_header(data) if header is None else header
-    size = None if library is None or header is None else plain_size(data, header)
-    if library is None or header is None or size is None:
-        return None
-    size = -(-size[0] // factor), -(-size[1] // factor)
-    y0, x0, y1, x1 = box
-    if not (0 <= y0 < y1 <= size[0] and 0 <= x0 < x1 <= size[1]):
-        msg = f"rows {y0}:{y1}, columns {x0}:{x1} do not lie inside the {size[0]} x {size[1]} image"
-        raise RecipeError(msg)
-    return library.decode(data, size, box, factor, rows_of_colour(data, header))
+    plain = None if header is None else Plain.of(data, header)
+    return None if plain is None else plain.decode(data, box, factor)
+
+
+class Plain(NamedTuple):
+    """What has to be known of a plain JPEG to decode a part of it: its size, and how many rows of pixels one sample of
+    colour covers, which the library gives together."""
+
+    height: int
+    width: int
+    step: int
+
+    @classmethod
+    def of(cls, data: bytes, header: ImageHeader) -> Plain | None:
+        """What has to be known; None for files of which no part is decoded here."""
+        size = None if _library() is None else plain_size(data, header)
+        return None if size is None else cls(*size, rows_of_colour(data, header))
+
+    def decode(self, data: bytes, box: Box, factor: int = 1) -> Image | None:
+        """As `decode_region`, of this file."""
+        library = _library()
+        if library is None:
+            return None
+        size = -(-self.height // factor), -(-self.width // factor)
+        y0, x0, y1, x1 = box
+        if not (0 <= y0 < y1 <= size[0] and 0 <= x0 < x1 <= size[1]):
+            msg = f"rows {y0}:{y1}, columns {x0}:{x1} do not lie inside the {size[0]} x {size[1]} image"
+            raise RecipeError(msg)
+        return library.decode(data, size, box, factor, self.step)
 
 
 def has_regions() -> bool:
@@ -84,7 +104,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "jpeg_start_decompress": (ctypes.c_int, [_POINTER]),
     "jpeg_crop_scanline": (None, [_POINTER, _POINTER, _POINTER]),
     "jpeg_skip_scanlines": (ctypes.c_uint, [_POINTER, ctypes.c_uint]),
-    "jpeg_read_scanlines": (ctypes.c_uint, [_POINTER, _POINTER, ctypes.c_uint]),
+    "jpeg_read_scanlines": (None, [_POINTER, _POINTER, ctypes.c_uint]),
     "jpeg_abort_decompress": (None, [_POINTER]),
 }
 
@@ -108,7 +128,8 @@ class _Decoder(ctypes.Structure):
         ("image_width", ctypes.c_uint), ("image_height", ctypes.c_uint), ("num_components", ctypes.c_int),
         ("jpeg_colour", ctypes.c_int), ("out_colour", ctypes.c_int), ("scale", ctypes.c_uint * 2),
         ("gamma", ctypes.c_double), ("options", ctypes.c_int * 12), ("output_width", ctypes.c_uint),
-        ("output_height", ctypes.c_uint), ("rest", ctypes.c_byte * 488),
+        ("output_height", ctypes.c_uint), ("output", ctypes.c_int * 4), ("colormap", _POINTER),
+        ("output_scanline", ctypes.c_uint), ("rest", ctypes.c_byte * 460),
     )  # fmt: skip
 
 
@@ -135,7 +156,7 @@ class _Instance:
         height = len(part)
         if height > len(self.references):
             self._make_room(2 * height)
-        first, row_bytes = part.ctypes.data, part.strides[0]
+        first, row_bytes = part.__array_interface__["data"][0], part.strides[0]
         stop = first + height * row_bytes
         self.pointers[:height] = np.arange(first, stop, row_bytes, dtype=np.uintp)
         self.pointers[height] = (
@@ -201,8 +222,8 @@ class _Library:
             self.skip_scanlines(at, top)
         part = np.empty((bottom - top, width.value, 3), np.uint8)
         read = self.read_scanlines_alone if threading.active_count() == 1 else self.read_scanlines
-        num_read = sum(map(read, repeat(at), instance.rows_of(part, step), repeat(step)))
-        if num_read != len(part):
+        deque(map(read, repeat(at), instance.rows_of(part, step), repeat(step)), maxlen=0)
+        if instance.decoder.output_scanline != bottom:
             return None
         return part[y0 - top : y1 - top, x0 - left.value : x1 - left.value]
 
