@@ -18,6 +18,7 @@ BENCHMARKS = {
     "transforms": "each transform against albumentations 2.0.8",
     "overhead": "what the framework itself costs a call",
     "ledger": "what keeping a ledger costs a stream",
+    "strict": "what looking for draws from global generators costs a stream",
     "indexing": "indexing and reading shards, against webdataset",
     "start": "from process start, and from a saved state, to the first batch",
     "recovery": "how long the stream stands still when a worker is killed",
