@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import augstream as A
 from augstream.errors import RecipeError
 from augstream.transforms.canvas import Canvas
 from augstream.transforms.levels import Levels
@@ -138,11 +139,14 @@ def test_a_source_is_asked_for_the_box_alone() -> None:
     assert source.boxes == [(3, 20, 13, 30)]
 
 
-def test_nothing_may_follow_the_change_of_layout() -> None:
-    canvas = Canvas(image((4, 5, 3), np.uint8))
-    canvas.layout = "chw"
-    with pytest.raises(RecipeError, match="ToTensorV2"):
-        canvas.hflip()
+@pytest.mark.parametrize("target", ["image", "images", "mask"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_nothing_may_follow_the_change_of_layout(target: str, fused: bool) -> None:
+    pixels = image((4, 5, 3), np.uint8)
+    data = {target: pixels[None] if target == "images" else pixels}
+    compose = A.Compose([A.ToTensorV2(), A.HorizontalFlip(p=1)], fused=fused)
+    with pytest.raises(RecipeError, match="HorizontalFlip stands after ToTensorV2, which must be the last"):
+        compose(**data)
 
 
 def test_a_crop_outside_the_image_is_refused() -> None:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 RASTER_KINDS = frozenset({"image", "mask"})
 STACK_KINDS = {"images": "image", "masks": "mask"}
+PIXEL_KINDS = RASTER_KINDS | STACK_KINDS.keys()
 ANNOTATION_KINDS = frozenset({"bboxes", "keypoints"})
-KINDS = RASTER_KINDS | STACK_KINDS.keys() | ANNOTATION_KINDS
+KINDS = PIXEL_KINDS | ANNOTATION_KINDS
 
 
 class View(Protocol):
@@ -104,7 +105,7 @@ class Call:
     )  # fmt: skip
 
     def __init__(
-        self, draws: Draws, key: CallKey, kinds: Mapping[str, str], *, fused: bool, record: bool
+        self, draws: Draws, key: CallKey, kinds: Mapping[str, str], fused: bool, record: bool
     ) -> None:
         self.draws = draws
         self.key = key
@@ -193,10 +194,14 @@ class Call:
 
     def apply(self, transform: BasicTransform, params: Params) -> None:
         """Apply `transform` with `params` to every target of a kind that it knows."""
-        kinds, known = self.kinds, transform.kinds
-        full: Params = {**params, "shape": self.shape}
+        kinds, known, fused = self.kinds, transform.kinds, self.fused
+        if self.is_planar and not known.isdisjoint(PIXEL_KINDS):
+            msg = f"{type(transform).__name__} stands after ToTensorV2, which must be the last one of its Compose"
+            raise RecipeError(msg)
+        image = self.rasters.get("image")
+        full: Params = {**params, "shape": self.first.shape if image is None else image.shape}
         for name, canvas in self.rasters.items():
-            if kinds[name] in known and not (self.fused and transform.fuse(canvas, full)):
+            if kinds[name] in known and not (fused and transform.fuse(canvas, full)):
                 _compute(transform, canvas, full)
         if self.stacks:
             for name, stack in self.stacks.items():

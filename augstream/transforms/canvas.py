@@ -25,6 +25,12 @@ Work = Callable[[Image], Image]
 
 _CV_DTYPE_CHARS = frozenset("BbHhifd")  # numpy's codes of uint8 … float64
 _CV_TRANSPOSE_BYTES = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32})
+_CV_PIXELS = frozenset(  # what OpenCV turns: (code of the dtype, number of channels, or 0 for no such axis)
+    (char, num_channels)
+    for char in _CV_DTYPE_CHARS
+    for num_channels in range(max(_CV_TRANSPOSE_BYTES) + 1)
+    if np.dtype(char).itemsize * max(1, num_channels) in _CV_TRANSPOSE_BYTES
+)
 _MAX_CV_CHANNELS = 4
 _UINT8 = np.dtype(np.uint8)
 _FLOAT32 = np.dtype(np.float32)
@@ -133,17 +139,18 @@ class Canvas:
     def crop(self, y0: int, x0: int, y1: int, x1: int) -> None:
         """Keep rows y0 to y1 and columns x0 to x1, which lie inside the image."""
         height, width = self.shape[:2]
-        self._touch()
+        self.is_pending = True
         if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
             msg = f"crop rows {y0}:{y1}, columns {x0}:{x1} do not lie inside the {height} x {width} image"
             raise RecipeError(msg)
         self.shape = (y1 - y0, x1 - x0, *self.shape[2:])
-        if self._symmetry & _ROWS:
-            y0, y1 = height - y1, height - y0
-        if self._symmetry & _COLUMNS:
-            x0, x1 = width - x1, width - x0
-        if self._symmetry & _TRANSPOSED:
-            y0, x0, y1, x1 = x0, y0, x1, y1
+        if self._symmetry:
+            if self._symmetry & _ROWS:
+                y0, y1 = height - y1, height - y0
+            if self._symmetry & _COLUMNS:
+                x0, x1 = width - x1, width - x0
+            if self._symmetry & _TRANSPOSED:
+                y0, x0, y1, x1 = x0, y0, x1, y1
         if self._box is not None:
             top, left = self._box[:2]
             y0, x0, y1, x1 = y0 + top, x0 + left, y1 + top, x1 + left
@@ -151,17 +158,17 @@ class Canvas:
 
     def hflip(self) -> None:
         """Reverse the columns."""
-        self._touch()
+        self.is_pending = True
         self._symmetry ^= _COLUMNS
 
     def vflip(self) -> None:
         """Reverse the rows."""
-        self._touch()
+        self.is_pending = True
         self._symmetry ^= _ROWS
 
     def transpose(self) -> None:
         """Swap rows and columns."""
-        self._touch()
+        self.is_pending = True
         self._symmetry = _TURNED_OVER[self._symmetry]
         self.shape = (self.shape[1], self.shape[0], *self.shape[2:])
 
@@ -182,7 +189,7 @@ class Canvas:
 
     def table(self, table: Table) -> None:
         """Replace every uint8 value v of channel c by table[v], or table[v, c] where the table is (256, C)."""
-        self._touch()
+        self.is_pending = True
         if self.dtype != _UINT8:
             msg = f"a uint8 table was given for an image of dtype {self.dtype}"
             raise RecipeError(msg)
@@ -190,7 +197,7 @@ class Canvas:
 
     def levels(self, levels: Levels) -> None:
         """Replace every uint8 value v of channel c by levels.table[v, c]; the image is float32 from now on."""
-        self._touch()
+        self.is_pending = True
         if self.dtype != _UINT8:
             msg = f"a table of floats was given for an image of dtype {self.dtype}"
             raise RecipeError(msg)
@@ -214,7 +221,6 @@ class Canvas:
 
     def set(self, array: Image) -> None:
         """Go on with `array` instead, which nobody else may change."""
-        self._touch()
         self._start(array if array.flags.c_contiguous else np.ascontiguousarray(array))
 
     def later(self, size: tuple[int, int], work: Work, *, resizes: bool = False) -> None:
@@ -223,7 +229,6 @@ class Canvas:
         `work` gets what `readable` gives, is a function of that alone, and keeps dtype and channels. `resizes`: it
         shows the whole image, so that a source may give fewer pixels, but no fewer than `size`.
         """
-        self._touch()
         self._wait(Later(self._moved(), size, work, resizes=resizes))
 
     def _moved(self) -> Canvas:
@@ -315,13 +320,6 @@ class Canvas:
         y0, x0, y1, x1 = self._box
         return self._array[y0:y1, x0:x1]
 
-    def _touch(self) -> None:
-        """Note that something is pending from here on."""
-        if self.layout is not None:
-            msg = "a transform stands after ToTensorV2, which must be the last one of its Compose"
-            raise RecipeError(msg)
-        self.is_pending = True
-
 
 def _split(array: Image, out: Image) -> None:
     """Write channel c of (H, W, C) `array` to the plane out[c]."""
@@ -339,8 +337,7 @@ def _oriented(array: Image, symmetry: int) -> Image:
     """The image transposed, then its rows reversed, then its columns reversed, as `symmetry` says."""
     shape = array.shape
     num_channels = shape[2] if len(shape) == 3 else 0
-    pixel_bytes = array.itemsize * (num_channels or 1)
-    if pixel_bytes not in _CV_TRANSPOSE_BYTES or array.dtype.char not in _CV_DTYPE_CHARS or not array.size:
+    if (array.dtype.char, num_channels) not in _CV_PIXELS or not array.size:
         turned = array.swapaxes(0, 1) if symmetry & _TRANSPOSED else array
         return np.ascontiguousarray(turned[_STEPS[symmetry & _ROWS], _STEPS[symmetry & _COLUMNS]])
     if symmetry in _CV_FLIPS:

@@ -142,7 +142,7 @@ class Compose(BaseCompose):
             raise KeyError(msg)
         if not self.transforms and not self._processors and not self.save_applied_params:
             return self._pass_through(data)
-        return self._call(self._sequence.next_key(), data, force=force_apply)
+        return self._call(self._sequence.next_key(), data, force_apply)
 
     def at(self, *address: Part) -> Addressed:
         """The pipeline at an address of strings and integers: a pure function of seed, address and data.
@@ -164,11 +164,11 @@ class Compose(BaseCompose):
         watched._watch = self._watch or Watch()
         return watched
 
-    def _call(self, key: CallKey, data: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
+    def _call(self, key: CallKey, data: dict[str, Any], force: bool = False) -> dict[str, Any]:
         if self.strict:
             self._check_names(data)
         if self._watch is None:
-            call = self._execute(key, data, force=force)
+            call = self._execute(key, data, force)
         else:
             call = execute_guarded(self, self._watch, key, data, force=force)
         result = self._collect(call, data)
@@ -191,12 +191,12 @@ class Compose(BaseCompose):
         return data
 
     def _execute(
-        self, key: CallKey, data: Mapping[str, Any], *, force: bool = False, record: bool = False
+        self, key: CallKey, data: Mapping[str, Any], force: bool = False, record: bool = False
     ) -> Call:
         """Run the transforms on `data`; what they decided is in the call, most pixels are still to be made."""
         idle = self._idle_draws
         draws = idle.pop() if idle else Draws()
-        call = Call(draws, key, self._kinds, fused=self.fused, record=record or self.save_applied_params)
+        call = Call(draws, key, self._kinds, self.fused, record or self.save_applied_params)
         token = current_draws.set(draws) if self.is_custom else None
         try:
             call.take(data)
@@ -228,8 +228,9 @@ class Compose(BaseCompose):
         rasters = call.rasters
         result: dict[str, Any] = {}
         for name in names:
-            if name in rasters:
-                result[name] = rasters[name].finish(out if name == "image" else None)
+            canvas = rasters.get(name)
+            if canvas is not None:
+                result[name] = canvas.finish(out if name == "image" else None)
             elif name in call.stacks:
                 result[name] = call.stacks[name].finish()
             else:

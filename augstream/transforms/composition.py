@@ -280,7 +280,7 @@ class ReplayCompose(Compose):
         self.save_key = save_key
         self._keeps_applied = save_applied_params
 
-    def _call(self, key: CallKey, data: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
+    def _call(self, key: CallKey, data: dict[str, Any], force: bool = False) -> dict[str, Any]:
         result = super()._call(key, data, force=force)
         applied = result["applied_transforms"] if self._keeps_applied else result.pop("applied_transforms")
         result[self.save_key] = {

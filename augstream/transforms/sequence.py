@@ -13,7 +13,7 @@ import random
 import secrets
 import sys
 import threading
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -37,6 +37,9 @@ class Sequence:
     Safe to use from several threads, though they then share one sequence.
     """
 
+    _here: ClassVar[object] = object()
+    """Stands for this process; a forked one gets its own, which costs a call less than asking for its number does."""
+
     def __init__(
         self, seed: int | None, *, name: str | None = None, worker_seed: WorkerSeed = "torch"
     ) -> None:
@@ -57,6 +60,7 @@ class Sequence:
         self._entropy = secrets.randbits(63) if seed is None else 0
         self._entropy_pid = os.getpid()
         self._generators: tuple[np.random.Generator, random.Random] | None = None
+        self._home: object = None
         self._pid: int | None = None
         self._torch_seed: int | None = None
         self._count = 0
@@ -97,15 +101,15 @@ class Sequence:
                 return self._named(subkey(drawn, py_random.getrandbits(63), py_random.getrandbits(63)))
             data = sys.modules.get("torch.utils.data")
             worker = None if data is None else data.get_worker_info()  # as `_torch_worker`, without the call
-            pid = os.getpid()
-            if worker is not None or pid != self._pid:
-                self._enter(pid, worker)
+            if worker is not None or self._home is not Sequence._here:
+                self._enter(worker)
             count = self._count
             self._count = count + 1
             return self._key, count.to_bytes(8, "little")
 
-    def _enter(self, pid: int, worker: Any) -> None:
+    def _enter(self, worker: Any) -> None:
         """Find the sequence's start in the process that this now is, unless it was found before."""
+        self._home, pid = Sequence._here, os.getpid()
         torch_seed = None if worker is None else sys.modules["torch"].initial_seed()
         is_known = (pid, torch_seed) == (self._pid, self._torch_seed)
         by_epoch = self.worker_seed == "stable" and self.seed is not None
@@ -171,7 +175,7 @@ class Sequence:
         self.restart(state["seed"])
         if self.seed is None:
             self._entropy = state["entropy"]
-        self._enter(os.getpid(), _torch_worker())
+        self._enter(_torch_worker())
         self._count = state["calls"]
         if "generator" in state:
             random_generator = np.random.Generator(_bit_generator(state["generator"]))
@@ -186,6 +190,14 @@ class Sequence:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+
+
+def _leave() -> None:
+    Sequence._here = object()
+
+
+if hasattr(os, "register_at_fork"):  # elsewhere there are no forks
+    os.register_at_fork(after_in_child=_leave)
 
 
 def _plain(value: Any) -> Any:
