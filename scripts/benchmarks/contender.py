@@ -49,11 +49,12 @@ def forever(make: Callable[[], Any]) -> Iterator[Any]:
 def naked(paths: list[str], **_: Any) -> Iterator[int]:
     """Decode what is in memory already, and nothing else."""
     images = [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs(paths, 1000)]
+    size = min(BATCH_SIZE, len(images))
     while True:
-        for start in range(0, len(images) - BATCH_SIZE + 1, BATCH_SIZE):
-            for image in images[start : start + BATCH_SIZE]:
+        for start in range(0, len(images) - size + 1, size):
+            for image in images[start : start + size]:
                 cv2.imdecode(image, cv2.IMREAD_COLOR)
-            yield BATCH_SIZE
+            yield size
 
 
 class Peer:
