@@ -67,24 +67,36 @@ class Frame:
 class Watch:
     """A stopwatch for steps inside steps, in one thread."""
 
+    __slots__ = ("now",)
+
     def __init__(self) -> None:
         self.now = Frame("augment")
 
-    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def around(self, name: str, function: Callable[..., Any]) -> Timed:
         """`function`, its time counted under `name` inside whatever runs when it is called."""
+        return Timed(self, name, function)
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            outer = self.now
-            self.now = frame = outer.at(name)
-            started = perf_counter_ns()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                frame.ns += perf_counter_ns() - started
-                frame.calls += 1
-                self.now = outer
 
-        return timed
+class Timed:
+    """A function whose time is counted."""
+
+    __slots__ = ("_function", "_name", "_watch")
+
+    def __init__(self, watch: Watch, name: str, function: Callable[..., Any]) -> None:
+        self._watch, self._name, self._function = watch, name, function
+
+    def __call__(self, *args: Any) -> Any:
+        """What the function returns."""
+        watch, name = self._watch, self._name
+        outer = watch.now
+        watch.now = frame = outer.inside.get(name) or outer.at(name)
+        started = perf_counter_ns()
+        try:
+            return self._function(*args)
+        finally:
+            frame.ns += perf_counter_ns() - started
+            frame.calls += 1
+            watch.now = outer
 
 
 class _WatchedImage:
@@ -128,10 +140,11 @@ class WatchedStage:
         return result
 
     def _begin(self, sample: Sample, key: bytes) -> Call:
-        watched = {
-            name: _WatchedImage(value, self._watch) if isinstance(value, EncodedImage) else value
-            for name, value in sample.items()
-        }
+        watched = dict(sample)
+        for name in self.sources:
+            value = watched.get(name)
+            if isinstance(value, EncodedImage):
+                watched[name] = _WatchedImage(value, self._watch)
         begun: Call = self._stage.begin(watched, key)
         return begun
 
@@ -142,12 +155,36 @@ def _watch_nodes(node: Any, watch: Watch, path: str) -> None:
         if "run" not in child.__dict__:  # one instance may stand at two places
             place = f"{path}{ordinal}"
             name = f"{place} {type(child).__name__}"
-            child.run = _watched_run(watch, name, child.run)
+            is_leaf = not getattr(child, "transforms", ())
+            child.run = (_watched_leaf if is_leaf else _watched_run)(watch, name, child.run)
             _watch_nodes(child, watch, f"{place}.")
 
 
+def _watched_leaf(watch: Watch, name: str, run: Callable[..., None]) -> Callable[..., None]:
+    """A transform's `run`, timed as a `Timed` is, and without another call between: there is one for each."""
+
+    def watched(call: Call, slot: bytes, *, force: bool = False) -> None:
+        outer = watch.now
+        watch.now = frame = outer.inside.get(name) or outer.at(name)
+        started = perf_counter_ns()
+        try:
+            run(call, slot, force=force)
+        finally:
+            frame.ns += perf_counter_ns() - started
+            frame.calls += 1
+            watch.now = outer
+        for canvas in call.rasters.values():
+            put_off = canvas.waiting
+            if (
+                type(put_off) is Later and type(put_off.work) is not Timed
+            ):  # what others put off is timed by now
+                put_off.work = Timed(watch, name, put_off.work)
+
+    return watched
+
+
 def _watched_run(watch: Watch, name: str, run: Callable[..., None]) -> Callable[..., None]:
-    """A node's `run`, timed as `Watch.around` does, and without another call between: there is one for each node."""
+    """A composition's `run`, timed: what was put off below it is its own as well."""
 
     def watched(call: Call, slot: bytes, *, force: bool = False) -> None:
         canvases = call.rasters.values()
@@ -164,7 +201,7 @@ def _watched_run(watch: Watch, name: str, run: Callable[..., None]) -> Callable[
         for canvas, waited in zip(canvases, before, strict=True):
             put_off = canvas.waiting
             if put_off is not waited and isinstance(put_off, Later):
-                put_off.work = watch.around(name, put_off.work)
+                put_off.work = Timed(watch, name, put_off.work)
 
     return watched
 
