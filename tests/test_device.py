@@ -10,7 +10,7 @@ import torch
 from engine import dataset_of
 
 import augstream as A
-from augstream.device import look_up
+from augstream.device import gathered, look_up
 from augstream.digest import digest
 from augstream.testing import make_shards
 from augstream.transforms.deferral import can_defer
@@ -123,6 +123,8 @@ def test_tables_are_looked_up_by_image_and_channel() -> None:
     found = look_up(images, tables)
     for i, c, y, x in np.ndindex(3, 2, 4, 5):
         assert found[i, c, y, x] == tables[i, int(images[i, c, y, x]), c]
+    assert torch.equal(gathered(images, tables.transpose(1, 2)), found)  # as other devices do it
+    assert look_up(images[:0], tables[:0]).shape == (0, 2, 4, 5)
     assert torch.equal(
         look_up(images, tables[:, :, :1])[:, 1], look_up(images[:, 1:], tables[:, :, :1])[:, 0]
     )
