@@ -47,13 +47,11 @@ def sums(array: Array) -> Words:
     if not array.flags.c_contiguous or not array.dtype.isnative or sys.byteorder != "little":
         array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
     num_words, num_odd = divmod(array.nbytes, 8)
-    num_blocks, num_rest = divmod(num_words, COLUMNS)
-    whole = num_words - num_rest
-    row: Words = np.add.reduce(
-        np.frombuffer(array, _WORD, whole).reshape(num_blocks, COLUMNS), axis=0, dtype=_WORD
-    )
+    num_rest = num_words % COLUMNS
+    words = np.frombuffer(array, _WORD, num_words)
+    row: Words = np.add.reduce(words[: num_words - num_rest].reshape(-1, COLUMNS), 0)
     if num_rest:
-        row[:num_rest] += np.frombuffer(array, _WORD, num_rest, 8 * whole)
+        row[:num_rest] += words[num_words - num_rest :]
     if num_odd:
         odd = np.frombuffer(array, np.uint8, num_odd, 8 * num_words).tobytes()
         row[num_rest] += np.uint64(int.from_bytes(odd, "little"))
@@ -64,6 +62,6 @@ def mixed(rows: Words, salts: Sequence[int] = (0,)) -> Words:
     """8 bytes each, (N,) uint64, over N rows of at most 509 words, and a number for each or for all."""
     mixing = rows >> _HALF  # the high bits count below, too, where a product does not push them out
     mixing ^= rows
-    found: Words = np.einsum("ij,j->i", mixing, _FACTORS[: rows.shape[1]])
+    found: Words = mixing @ _FACTORS[: rows.shape[1]]
     found += np.array(salts, _WORD)
     return found

@@ -64,7 +64,7 @@ class Line:
 
     def to_bytes(self) -> bytes:
         """The line as it is in the file."""
-        fields = ",".join(f"{quote(path, safe='.')}={_encoded(short)}" for path, short in self.marks.fields)
+        fields = ",".join([f"{_quoted(path)}={_encoded(short)}" for path, short in self.marks.fields])
         parts = [
             str(self.epoch), str(self.units.start), str(self.units.stop), str(self.num_samples), self.chain.hex(),
             _encoded(self.marks.digest), fields or "-", _encoded(self.marks.samples) or "-",
@@ -113,6 +113,10 @@ class Line:
             (all_of_them[at : at + short], all_of_them[at + short : at + 2 * short])
             for at in range(0, len(all_of_them), 2 * short)
         ]
+
+
+def _quoted(path: str) -> str:
+    return path if path.isascii() and path.isidentifier() else quote(path, safe=".")
 
 
 def _encoded(data: bytes) -> str:

@@ -25,6 +25,7 @@ DIGEST_BYTES = 16
 SHORT_BYTES = 3
 SHORT = 0xFFFFFF
 _WORD = np.dtype("<u8")
+_FEW_BYTES = 64
 _NUM_CHECKED = 512
 _ABOVE = np.uint64(64 - 8 * SHORT_BYTES)
 
@@ -95,7 +96,7 @@ def marks_of(
 def _shorts(names: list[bytes], columns: list[Words]) -> bytes:
     """For each sample, the short digests of its name and of its fields."""
     shorts = np.empty((len(names), 2), "<u4")
-    shorts[:, 0] = [crc32(name) & SHORT for name in names]
+    shorts[:, 0] = list(map(crc32, names))
     shorts[:, 1] = 0
     if columns:
         folds = np.concatenate(columns, axis=1)
@@ -103,6 +104,7 @@ def _shorts(names: list[bytes], columns: list[Words]) -> bytes:
             parts = range(0, folds.shape[1], COLUMNS)
             folds = np.stack([mixed(folds[:, at : at + COLUMNS]) for at in parts], axis=1)
         shorts[:, 1] = mixed(folds) >> _ABOVE
+    # little-endian, so that the first bytes are the lowest
     return shorts.view(np.uint8).reshape(-1, 4)[:, :SHORT_BYTES].tobytes()
 
 
@@ -133,7 +135,8 @@ def _of_array(array: Array, count: int, ready: Sequence[Told] | None) -> _Field:
         return _Field(f"whole {array.dtype.str}{array.shape}", piece(array))
     form, size = f"{array.dtype.str}{array.shape[1:]}", array.nbytes // count
     if ready is None and size <= BLOCK_BYTES:
-        return _Field(form, array.tobytes(), _short_rows(array, count, size))
+        words = _short_rows(array, count, size)
+        return _Field(form, array.tobytes() if size <= _FEW_BYTES else words.tobytes(), words)
     told = [Told(sums(row), size) for row in array] if ready is None else ready
     rows = np.concatenate([row.sums for row in told]).reshape(count, COLUMNS)
     folds = mixed(rows, [row.salt for row in told])
