@@ -33,10 +33,10 @@ EXACT = {
     "HorizontalFlip", "VerticalFlip", "Transpose", "RandomRotate90", "D4", "RandomCrop", "CenterCrop", "Crop",
     "PadIfNeeded", "Pad", "CoarseDropout", "Erasing", "RandomErasing", "RandomBrightnessContrast", "InvertImg",
     "Solarize", "Posterize", "ChannelShuffle", "RGBShift", "Equalize", "AutoContrast", "MedianBlur", "Normalize",
-    "ToFloat", "ToTensorV2", "NoOp",
+    "ToFloat", "ToTensorV2", "NoOp", "GaussNoise",
 }  # fmt: skip
 # but for these arguments, which interpolate or pool
-NOT_EXACT = ("inpaint_telea", "inpaint_ns", "normalization=", "mask=")
+NOT_EXACT = ("inpaint_telea", "inpaint_ns", "normalization=", "mask=", "noise_scale_factor=")
 
 
 def picture() -> np.ndarray:
