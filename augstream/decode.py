@@ -154,18 +154,19 @@ class Fields:
     def _value(self, data: bytes, field: Field, *, encoded: bool) -> Any:
         if field.kind == "image" and encoded:
             return EncodedImage.of(data, self.mode, self.max_pixels)
-        limit = {"max_pixels": self.max_pixels} if field.kind in {"image", "mask"} else {}
-        return _DECODERS[field.kind](data, **limit)
+        if field.kind in {"image", "mask"}:
+            return _DECODERS[field.kind](data, max_pixels=self.max_pixels)
+        return _DECODERS[field.kind](data)
 
     def _assigned(self, raw: Mapping[str, Any], shard: str | None) -> Sequence[tuple[str, str, Field]]:
         """(field name, suffix, how) of what is to be decoded."""
-        present = [suffix for suffix in raw if not suffix.startswith("__")]
         if self.spec is None:
-            return _by_default(tuple(present))
+            return _by_default(tuple(raw))
         assigned = []
         for name, field in self.spec.items():
             suffix = next((suffix for suffix in field.suffixes if suffix in raw), None)
             if suffix is None:
+                present = [suffix for suffix in raw if not suffix.startswith("__")]
                 msg = (
                     f"field {name!r}: sample {raw['__key__']!r} has no member {' or '.join(field.suffixes)}, "
                     f"only {', '.join(present)}; augstream info counts which members are missing where"
@@ -180,7 +181,8 @@ def _is_field(item: tuple[Any, Any]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _by_default(present: tuple[str, ...]) -> Sequence[tuple[str, str, Field]]:
+def _by_default(names: tuple[str, ...]) -> Sequence[tuple[str, str, Field]]:
+    present = [suffix for suffix in names if not suffix.startswith("__")]
     images = [suffix for suffix in present if suffix.rsplit(".", 1)[-1] in IMAGE_SUFFIXES]
     # A bare "jpg" goes before "mask.png", whichever comes first in the shard.
     image = next((suffix for suffix in images if suffix in IMAGE_SUFFIXES), images[0] if images else None)

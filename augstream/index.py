@@ -243,8 +243,8 @@ class SampleTable:
         if not 0 <= sample < len(self.keys):
             msg = f"sample must be from 0 to {len(self.keys) - 1}, got {sample}"
             raise RecipeError(msg)
-        span = slice(int(self.first_member[sample]), int(self.first_member[sample + 1]))
-        suffixes = [self.suffixes[i] for i in self.suffix_ids[span].tolist()]
+        span = slice(*self.first_member[sample : sample + 2].tolist())
+        suffixes = map(self.suffixes.__getitem__, self.suffix_ids[span].tolist())
         return list(
             zip(suffixes, self.offsets_bytes[span].tolist(), self.sizes_bytes[span].tolist(), strict=True)
         )

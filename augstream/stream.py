@@ -210,7 +210,9 @@ class Maker(Batcher[SampleRef]):
 
     def _count(self, begun: _Begun, started_ns: int) -> None:
         """Note the time since `started_ns`: what late decoding took of it as such, the rest as augmenting."""
-        spent = sum([image.spent_ns for image in begun.late]) - begun.spent_ns
+        spent = -begun.spent_ns
+        for image in begun.late:
+            spent += image.spent_ns
         begun.spent_ns += spent
         self.times.decode += spent
         self.times.augment += perf_counter_ns() - started_ns - spent
@@ -229,7 +231,7 @@ class _Begun:
     def __init__(self, maker: Maker, epoch: int, ref: SampleRef, raw: RawSample) -> None:
         self.maker, self.epoch, self.ref, self.raw = maker, epoch, ref, raw
         self.key: str = raw["__key__"]
-        self.size_bytes = sum([len(value) for value in raw.values()])
+        self.size_bytes = sum(map(len, raw.values()))
         self.sample: Sample = {}
         self.late: list[EncodedImage] = []
         self.spent_ns = 0
