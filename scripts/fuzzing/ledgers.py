@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mutations import MAX_CASE_BYTES, mutated
 from texts import as_bytes, values
 
-from augstream.ledgers.ledger import START, Ledger, Line, chained
+from augstream.ledgers.ledger import START, VERSION, Ledger, Line, chained
 from augstream.ledgers.marks import Marks, marks_of
 
 WORDS = (
@@ -22,7 +22,7 @@ WORDS = (
     b"0 1 0 0 ",
     b"18446744073709551616",
     b"9223372036854775807",
-    b'{"ledger":1}\n',
+    b'{"ledger":%d}\n' % VERSION,
     b"A" * 64,
     b"\n",
     b"image=AAAA",
@@ -34,7 +34,14 @@ def header(batch_size: int = 4, unit: int = 2) -> dict[str, Any]:
     recipe = {"seed": 1, "batch_size": batch_size, "unit": unit, "lanes": 8}
     made = {"python": "3.11.7", "machine": "x86_64", "numpy": "2.4.6"}
     whose = {"rank": 0, "world_size": 1}
-    return {"ledger": 1, "recipe": recipe, "index": "0" * 32, "transform": None, **whose, "made with": made}
+    return {
+        "ledger": VERSION,
+        "recipe": recipe,
+        "index": "0" * 32,
+        "transform": None,
+        **whose,
+        "made with": made,
+    }
 
 
 def marks(number: int) -> Marks:
