@@ -117,11 +117,6 @@ def timed(function: Callable[[], Any], *, seconds: float = 0.05, scale: float = 
     return burst
 
 
-def family_cpu_s() -> float:
-    """CPU seconds of this process and all of its living descendants."""
-    return time.process_time() + descendants_cpu_s()
-
-
 def descendants_cpu_s() -> float:
     """CPU seconds of all living descendants of this process."""
     children: dict[int, list[int]] = {}
