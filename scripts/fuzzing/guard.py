@@ -186,11 +186,10 @@ class Guard:
         if event == "open":
             path, _, flags = arguments
             writes = isinstance(flags, int) and bool(flags & _WRITES)
-            return (
-                None
-                if isinstance(path, int) or self._inside(path, libraries=not writes)
-                else f"{event} {path!r}"
-            )
+            if isinstance(path, int) or self._inside(path, libraries=not writes):
+                return None
+            # where CPython, from 3.12 on, looks for the line that a literal's syntax error is in
+            return None if path == "<string>" and not writes else f"{event} {path!r}"
         if event.startswith(_CHANGES_FILES):
             paths = [path for path in arguments if isinstance(path, (str, bytes, os.PathLike))]
             return None if all(self._inside(path) for path in paths) else f"{event} {arguments!r:.200}"
