@@ -23,8 +23,6 @@ from .pointwise import LEVELS, FloatTable, Table, channels_of
 
 Image = npt.NDArray[Any]
 
-_ENDS = np.array([0, 255], np.uint8)
-_ENDS.setflags(write=False)
 _WORTHWHILE = 1024  # values a plane, from which on arithmetic is quicker than the table
 _TAILS = (*range(2, 150), 1000)  # lengths that end at every place of any vector, and of four in a row
 _CLOSE = 5e-7
@@ -125,7 +123,7 @@ def _is_exact_here(line: Line) -> bool:
         return False
     for size in _TAILS:
         values = (np.arange(size) * 37 + size).astype(np.uint8)
-        values[-2:] = _ENDS
+        values[-2:] = 0, 255
         out = np.empty((1, size), np.float32)
         line.write(values[None], out)
         if out.tobytes() != column[values].tobytes():
@@ -192,19 +190,14 @@ def _look_up_planes(found: Image, table: Table) -> None:
 
 def _write(found: Image, levels: Levels, out: Image) -> None:
     """Write plane c of `found`, ours to change, looked up in `levels`, to out[c]."""
-    steps = levels.steps * (len(found) // len(levels.steps))
-    ends = found[:, -1, -2:]
-    results = levels.table[ends, _columns(len(found), len(levels.steps))]
-    ends[:] = _ENDS
-    for step, plane, written in zip(steps, found, out, strict=True):
-        step.write(plane, written)
-    out[:, -1, -2:] = results
-
-
-@lru_cache(maxsize=64)
-def _columns(num_planes: int, num_columns: int) -> Image:
-    """The column of each plane, (num_planes, 1)."""
-    return np.arange(num_planes)[:, None] % num_columns
+    table, num_columns = levels.table, len(levels.steps)
+    for channel, (plane, written) in enumerate(zip(found, out, strict=True)):
+        column = channel % num_columns
+        # by numbers, for what deals with arrays of two takes as long as a plane does
+        last = table.item(plane.item(-2), column), table.item(plane.item(-1), column)
+        plane[-1, -2], plane[-1, -1] = 0, 255
+        levels.steps[column].write(plane, written)
+        written[-1, -2], written[-1, -1] = last
 
 
 def _is_quick(levels: Levels, shape: tuple[int, ...]) -> bool:
@@ -213,4 +206,4 @@ def _is_quick(levels: Levels, shape: tuple[int, ...]) -> bool:
     if known not in {1, num_channels}:
         msg = f"the pipeline's constants are for {known} channels, and the image has {num_channels}"
         raise RecipeError(msg)
-    return shape[0] * shape[1] >= _WORTHWHILE and shape[1] >= len(_ENDS) and _are_exact_here(levels.steps)
+    return shape[0] * shape[1] >= _WORTHWHILE and shape[1] >= 2 and _are_exact_here(levels.steps)
