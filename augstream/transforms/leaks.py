@@ -30,9 +30,8 @@ private_opencv: ContextVar[bool] = ContextVar("private_opencv", default=False)
 """Whether this thread was started by us, so that nobody misses the state of its OpenCV generator."""
 
 _Words = ctypes.c_char * (625 * 4)  # a Mersenne twister in memory: 624 words and a position
-_Part = (
-    ctypes.c_char * 64
-)  # the position and some words: drawing moves the first, or, at its end, makes all words anew
+# The position and some words: drawing moves the first, or, at its end, makes all words anew.
+_Part = ctypes.c_char * 64
 _OPENCV_DRAWERS = ("kmeans", "randShuffle", "randn", "randu", "setRNGSeed")
 _PROBE_SEED = 0x5EED
 _DRAWN_WITHIN = frozenset({"cv2", "numpy", "random", "torch"})

@@ -14,13 +14,10 @@ import numpy as np
 _NUM_WORDS = 624
 _WORDS_AT = 24  # in what get_state gives: seed, left, seeded and next come before the words, each of 8 bytes
 _POINTER_AT = object.__basicsize__
-_BEFORE_BYTES, _HEAD_BYTES = (
-    4,
-    64,
-)  # which word is next, and the first of the words: drawing moves it, or makes all anew
-_TAIL_AT = (
-    4 * _NUM_WORDS + 4
-)  # normal numbers in store, of 4 and of 8 bytes, each with a byte that says whether it is
+# Before the words is which one is next; drawing moves it, or makes the words anew.
+_BEFORE_BYTES, _HEAD_BYTES = 4, 64
+# After them are normal numbers in store, of 4 and of 8 bytes, each with a byte that says whether it is there.
+_TAIL_AT = 4 * _NUM_WORDS + 4
 _FLOAT, _HAS_FLOAT, _DOUBLE, _HAS_DOUBLE, _TAIL_BYTES = slice(0, 4), 4, slice(8, 16), 16, 17
 _REACH_BYTES = 4096
 
