@@ -156,14 +156,18 @@ def _watch_nodes(node: Any, watch: Watch, path: str) -> None:
             place = f"{path}{ordinal}"
             name = f"{place} {type(child).__name__}"
             is_leaf = not getattr(child, "transforms", ())
-            child.run = (_watched_leaf if is_leaf else _watched_run)(watch, name, child.run)
+            child.run = _watched_run(watch, name, child.run, is_leaf)
             _watch_nodes(child, watch, f"{place}.")
 
 
-def _watched_leaf(watch: Watch, name: str, run: Callable[..., None]) -> Callable[..., None]:
-    """A transform's `run`, timed as a `Timed` is, and without another call between: there is one for each."""
+def _watched_run(watch: Watch, name: str, run: Callable[..., None], is_leaf: bool) -> Callable[..., None]:
+    """A node's `run`, timed as a `Timed` is, and without another call between: there is one for each.
+
+    What is put off while it runs is timed as its own: by a composition besides what a leaf below it made of it.
+    """
 
     def watched(call: Call, slot: bytes, *, force: bool = False) -> None:
+        before = () if is_leaf else [canvas.waiting for canvas in call.rasters.values()]
         outer = watch.now
         watch.now = frame = outer.inside.get(name) or outer.at(name)
         started = perf_counter_ns()
@@ -173,34 +177,11 @@ def _watched_leaf(watch: Watch, name: str, run: Callable[..., None]) -> Callable
             frame.ns += perf_counter_ns() - started
             frame.calls += 1
             watch.now = outer
-        for canvas in call.rasters.values():
+        for ordinal, canvas in enumerate(call.rasters.values()):
             put_off = canvas.waiting
-            if (
-                type(put_off) is Later and type(put_off.work) is not Timed
-            ):  # what others put off is timed by now
-                put_off.work = Timed(watch, name, put_off.work)
-
-    return watched
-
-
-def _watched_run(watch: Watch, name: str, run: Callable[..., None]) -> Callable[..., None]:
-    """A composition's `run`, timed: what was put off below it is its own as well."""
-
-    def watched(call: Call, slot: bytes, *, force: bool = False) -> None:
-        canvases = call.rasters.values()
-        before = [canvas.waiting for canvas in canvases]
-        outer = watch.now
-        watch.now = frame = outer.at(name)
-        started = perf_counter_ns()
-        try:
-            run(call, slot, force=force)
-        finally:
-            frame.ns += perf_counter_ns() - started
-            frame.calls += 1
-            watch.now = outer
-        for canvas, waited in zip(canvases, before, strict=True):
-            put_off = canvas.waiting
-            if put_off is not waited and isinstance(put_off, Later):
+            if type(put_off) is Later and (
+                type(put_off.work) is not Timed if is_leaf else put_off is not before[ordinal]
+            ):
                 put_off.work = Timed(watch, name, put_off.work)
 
     return watched
