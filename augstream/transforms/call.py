@@ -6,6 +6,7 @@ Everything that a call needs lives here, and dies with it. That is why pipelines
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,6 +25,9 @@ STACK_KINDS = {"images": "image", "masks": "mask"}
 PIXEL_KINDS = RASTER_KINDS | STACK_KINDS.keys()
 ANNOTATION_KINDS = frozenset({"bboxes", "keypoints"})
 KINDS = PIXEL_KINDS | ANNOTATION_KINDS
+
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class View(Protocol):
@@ -114,12 +118,21 @@ class Call:
         self.rasters: dict[str, Canvas] = {}
         self.stacks: dict[str, Stack] = {}
         self.others: dict[str, Any] = {}
-        self.processors: dict[str, Processor] = {}
-        self.states: dict[str, Any] = {}
-        self.filtered: dict[str, tuple[Any, Any]] = {}  # what the last filter left, and for what shape
+        self.processors: Mapping[str, Processor] = _NONE
         self.records: list[Record] | None = [] if record else None
         self.unsettled = False  # whether annotations wait for `settle`
         self.is_planar = False  # whether a transform has decided the layout of a canvas
+
+    def prepare(self, processors: Mapping[str, Processor]) -> None:
+        """Bring annotations into the form that transforms work on."""
+        self.states: dict[str, Any] = {}
+        self.filtered: dict[str, tuple[Any, Any]] = {}  # what the last filter left, and for what shape
+        self.processors = {
+            name: processor for name, processor in processors.items() if self.others.get(name) is not None
+        }
+        for name, processor in self.processors.items():
+            self.states[name] = processor.prepare(self.others, self.shape)
+            self.unsettled = True
 
     def take(self, data: Mapping[str, Any]) -> None:
         """Sort the user's data by kind, checked; None and what no transform knows pass through."""

@@ -203,20 +203,13 @@ class Compose(BaseCompose):
             if len(data) > 1:
                 self._check(call)
             if self._processors:
-                self._prepare_annotations(call)
+                call.prepare(self._processors)
             self.run(call, b"", force=force)
         finally:
             if token is not None:
                 current_draws.reset(token)
             idle.append(draws)
         return call
-
-    def _prepare_annotations(self, call: Call) -> None:
-        for name, processor in self._processors.items():
-            if call.others.get(name) is not None:
-                call.states[name] = processor.prepare(call.others, call.shape)
-                call.processors[name] = processor
-                call.unsettled = True
 
     def _collect(self, call: Call, names: Iterable[str], out: Image | None = None) -> dict[str, Any]:
         """The finished targets and all that passed through, under the names and in the order that they came."""
