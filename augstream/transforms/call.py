@@ -232,17 +232,26 @@ class Call:
         transform that would have enlarged it.
         """
         self.unsettled = False
-        for name, processor in self.processors.items():
-            if processor.check_each_transform and not self.is_filtered(name):
-                self._filter(name, processor, self.others[name])
-
-    def is_filtered(self, name: str) -> bool:
-        """Whether the annotations are as the filter left them, on an image of this shape: it would change nothing."""
-        kept, shape = self.filtered.get(name, (None, None))
-        return kept is self.others[name] and shape == self.shape
-
-    def _filter(self, name: str, processor: Processor, array: npt.NDArray[Any]) -> None:
         shape = self.shape
+        for name, processor in self.processors.items():
+            if processor.check_each_transform and not self._is_filtered(name, shape):
+                self._filter(name, processor, self.others[name], shape)
+
+    def finish_annotations(self) -> None:
+        """Bring annotations back into the user's form, filtered."""
+        shape = self.shape
+        for name, processor in self.processors.items():
+            is_filtered = self._is_filtered(name, shape)
+            processor.finish(self.others, self.states[name], shape, is_filtered=is_filtered)
+
+    def _is_filtered(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether the annotations are as the filter left them, on an image of this shape: it would change nothing."""
+        kept, filtered_for = self.filtered.get(name, (None, None))
+        return kept is self.others[name] and filtered_for == shape
+
+    def _filter(
+        self, name: str, processor: Processor, array: npt.NDArray[Any], shape: tuple[int, ...]
+    ) -> None:
         kept = self.others[name] = processor.filter(array, shape)
         self.filtered[name] = (kept, shape)
 
@@ -266,7 +275,7 @@ class Call:
         hook = transform.apply_to_bboxes if processor.kind == "bboxes" else transform.apply_to_keypoints
         after = hook(before, **params)
         if processor.check_each_transform:
-            self._filter(name, processor, after)
+            self._filter(name, processor, after, self.shape)
         else:
             self.others[name] = after
 

@@ -214,10 +214,7 @@ class Compose(BaseCompose):
     def _collect(self, call: Call, names: Iterable[str], out: Image | None = None) -> dict[str, Any]:
         """The finished targets and all that passed through, under the names and in the order that they came."""
         if call.processors:
-            for name, processor in call.processors.items():
-                processor.finish(
-                    call.others, call.states[name], call.shape, is_filtered=call.is_filtered(name)
-                )
+            call.finish_annotations()
         rasters = call.rasters
         result: dict[str, Any] = {}
         for name in names:
