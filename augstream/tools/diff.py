@@ -61,8 +61,11 @@ class Run:
         path = Path(name)
         ranks = sorted(path.parent.glob(f"{escape(path.stem)}.rank*-of-*{escape(path.suffix)}"))
         paths = [rank for rank in ranks if _RANK.search(rank.stem)]
-        if path.exists() or not paths:
+        if path.exists():
             paths.append(path)
+        if not paths:
+            msg = f"there is no ledger {name}, nor one of a rank beside it; StreamLoader(ledger={name!r}) writes it"
+            raise LedgerError(msg)
         run = cls(name, paths)
         for one in paths:
             run.headers += Reader(one).headers()
