@@ -20,8 +20,9 @@ from PIL import Image, features
 
 from augstream.decode import decode_image
 from augstream.errors import RecipeError
+from augstream.images.headers import read_header
 from augstream.images.plain import plain_size
-from augstream.images.regions import FACTORS, decode_region, has_regions
+from augstream.images.regions import FACTORS, Plain, has_regions
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "photos").glob("*.jpg"))
 SAMPLINGS = {
@@ -63,6 +64,12 @@ def with_pillow(image: Image.Image, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", **options)
     return file.getvalue()
+
+
+def decode_region(data: bytes, box: tuple[int, int, int, int], factor: int = 1) -> np.ndarray | None:
+    header = read_header(data)
+    plain = None if header is None else Plain.of(data, header)
+    return None if plain is None else plain.decode(data, box, factor)
 
 
 @st.composite
@@ -220,8 +227,9 @@ import numpy as np
 from augstream.decode import decode_image
 from augstream.errors import SampleError
 from augstream.errors import RecipeError
+from augstream.images.headers import read_header
 from augstream.images.plain import plain_size
-from augstream.images.regions import decode_region
+from augstream.images.regions import Plain
 
 rng = np.random.default_rng(int(sys.argv[1]))
 given = [open(path, "rb").read() for path in sys.argv[2:]]
@@ -249,10 +257,11 @@ for _ in range(4000):
     file = bytes(file)
     size = plain_size(file)
     inside = size is not None and size[0] >= 21 and size[1] >= 30 and size[0] * size[1] < 10**7
-    part = decode_region(file, (5, 6, 21, 30)) if inside else None
+    plain = Plain.of(file, read_header(file)) if inside else None
+    part = plain.decode(file, (5, 6, 21, 30)) if inside else None
     done["refused" if part is None else "plain"] += 1
     if inside:
-        decode_region(file, (1, 2, 9, 13), factor=2)
+        plain.decode(file, (1, 2, 9, 13), factor=2)
     if part is not None:
         try:
             whole = decode_image(file)

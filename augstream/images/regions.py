@@ -49,18 +49,6 @@ _ABI = 62  # the interface that Pillow's wheels and most systems have: struct la
 _RGB = 6  # JCS_EXT_RGB
 
 
-def decode_region(data: bytes, box: Box, header: ImageHeader | None = None, factor: int = 1) -> Image | None:
-    """The pixels of `box` (y0, x0, y1, x1), which lies in the image: RGB uint8, a view of a larger array.
-
-    Equal to ``full[y0:y1, x0:x1]`` of the full decode by OpenCV. None for what is not done here: other files
-    than plain JPEGs, damaged ones, and where Pillow has no libjpeg-turbo. header: as in `plain_size`. factor: 2, 4 or 8
-    for a part of the image at 1/`factor` of its size, sides rounded up, as OpenCV reduces it; `box` is in its pixels.
-    """
-    header = read_header(data) if header is None else header
-    plain = None if header is None else Plain.of(data, header)
-    return None if plain is None else plain.decode(data, box, factor)
-
-
 class Plain(NamedTuple):
     """What has to be known of a plain JPEG to decode a part of it: its size, and how many rows of pixels one sample of
     colour covers, which the library gives together."""
@@ -71,12 +59,17 @@ class Plain(NamedTuple):
 
     @classmethod
     def of(cls, data: bytes, header: ImageHeader) -> Plain | None:
-        """What has to be known; None for files of which no part is decoded here."""
+        """What has to be known of a file; None for what is no plain JPEG, and where Pillow has no libjpeg-turbo."""
         size = None if _library() is None else plain_size(data, header)
         return None if size is None else cls(*size, rows_of_colour(data, header))
 
     def decode(self, data: bytes, box: Box, factor: int = 1) -> Image | None:
-        """As `decode_region`, of this file."""
+        """The pixels of `box` (y0, x0, y1, x1), which lies in the image: RGB uint8, a view of a larger array.
+
+        `data` is the file that this was found of. Equal to ``full[y0:y1, x0:x1]`` of the full decode by OpenCV. None
+        for damaged files. factor: 2, 4 or 8 for a part of the image at 1/`factor` of its size, sides rounded up, as
+        OpenCV reduces it; `box` is in its pixels.
+        """
         library = _library()
         if library is None:
             return None
@@ -89,7 +82,7 @@ class Plain(NamedTuple):
 
 
 def has_regions() -> bool:
-    """Whether regions can be decoded here; `decode_region` does nothing otherwise."""
+    """Whether regions can be decoded here; `Plain.of` knows nothing otherwise."""
     return _library() is not None
 
 
