@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..augment import image_of
 from ..transforms.call import Call
 from ..transforms.compose import ComposeStage
-from ..transforms.deferral import IMAGE, ends_in_floats
+from ..transforms.deferral import IMAGE, OtherEnd, ends_in_floats
 from ..transforms.levels import Levels
 from ..transforms.lookup import plane_stride
 from ..transforms.normalize import FloatTableTransform
@@ -94,7 +94,7 @@ class Room:
         self.sums = np.add.reduce(self._blocks, 0)
 
 
-class CodedStage:
+class CodedStage(OtherEnd):
     """A stage that `ends_in_floats`, with the same results, and in `__told__` what a ledger reads of the image.
 
     Those are the `sums` of the image's code, with zeros between its planes as `plane_stride` says and after them up to
@@ -106,25 +106,12 @@ class CodedStage:
     Not seen: floats that are changed after, or by, the look-up, in memory.
     """
 
-    __slots__ = ("_codes", "_room", "_stage")
+    __slots__ = ("_codes", "_room")
 
     def __init__(self, stage: ComposeStage) -> None:
-        self._stage = stage
+        super().__init__(stage)
         self._codes: dict[int, Code | None] = {}
         self._room = Room()
-
-    @property
-    def sources(self) -> frozenset[str]:
-        """As the stage's."""
-        return self._stage.sources
-
-    def __call__(self, sample: Mapping[str, Any], key: bytes, out: Array | None = None) -> dict[str, Any]:
-        """The augmented sample."""
-        return self.finish(self.begin(sample, key), sample, out)
-
-    def begin(self, sample: Mapping[str, Any], key: bytes) -> Call:
-        """As the stage does."""
-        return self._stage.begin(sample, key)
 
     def finish(self, begun: Call, sample: Mapping[str, Any], out: Array | None = None) -> dict[str, Any]:
         """The augmented sample, with what its image is told by."""

@@ -26,7 +26,6 @@ PIXEL_KINDS = RASTER_KINDS | STACK_KINDS.keys()
 ANNOTATION_KINDS = frozenset({"bboxes", "keypoints"})
 KINDS = PIXEL_KINDS | ANNOTATION_KINDS
 
-
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -211,8 +210,7 @@ class Call:
         if self.is_planar and not known.isdisjoint(PIXEL_KINDS):
             msg = f"{type(transform).__name__} stands after ToTensorV2, which must be the last one of its Compose"
             raise RecipeError(msg)
-        image = self.rasters.get("image")
-        full: Params = {**params, "shape": self.first.shape if image is None else image.shape}
+        full: Params = {**params, "shape": self.shape}
         for name, canvas in self.rasters.items():
             if kinds[name] in known and not (fused and transform.fuse(canvas, full)):
                 _compute(transform, canvas, full)

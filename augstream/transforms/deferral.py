@@ -42,8 +42,8 @@ def ends_in_floats(stage: Any) -> TypeGuard[ComposeStage]:
     )
 
 
-class DeferredStage:
-    """A stage that `can_defer`, without its last step: `image` stays uint8, and `image.table` has the floats."""
+class OtherEnd:
+    """A `ComposeStage` of which a subclass says how it finishes."""
 
     __slots__ = ("_stage",)
 
@@ -62,6 +62,16 @@ class DeferredStage:
     def begin(self, sample: Mapping[str, Any], key: bytes) -> Call:
         """As the stage does."""
         return self._stage.begin(sample, key)
+
+    def finish(self, begun: Call, sample: Mapping[str, Any], out: Image | None = None) -> dict[str, Any]:
+        """The augmented sample, of which `begin` gave `begun`."""
+        raise NotImplementedError
+
+
+class DeferredStage(OtherEnd):
+    """A stage that `can_defer`, without its last step: `image` stays uint8, and `image.table` has the floats."""
+
+    __slots__ = ()
 
     def finish(self, begun: Call, sample: Mapping[str, Any], out: Image | None = None) -> dict[str, Any]:
         """The augmented sample, with the table that is still to be looked up."""
