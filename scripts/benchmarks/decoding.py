@@ -54,12 +54,10 @@ def run(arguments: Namespace) -> list[dict[str, Any]]:
         to_naked = {row["contender"]: row["cpu"]["ratio"] for row in Race(NAKED, result.bursts).rows()}
         for row in result.rows():
             mode = row["contender"]
-            found = [] if mode == NAKED else [pixels(streams[mode], step) for step in steps]
-            differences = [np.abs(a - b).mean() for a, b in zip(exact, found, strict=False)]
             rows.append(
                 {
                     "images": kind,
-                    "difference": float(np.mean(differences)) if differences else None,
+                    "difference": None if mode == NAKED else difference(exact, streams[mode], steps),
                     "limit": LIMITS.get((mode, side)),
                     "to_naked": to_naked[mode],
                     **row,
@@ -67,6 +65,13 @@ def run(arguments: Namespace) -> list[dict[str, Any]]:
             )
     print(table([line(row) for row in rows], HEADER))
     return rows
+
+
+def difference(exact: list[Any], other: Any, steps: range) -> float:
+    """The mean difference of a stream's pixels to the exact ones, over so many steps."""
+    return float(
+        np.mean([np.abs(pixels(other, step) - a).mean() for step, a in zip(steps, exact, strict=True)])
+    )
 
 
 def line(row: dict[str, Any]) -> list[str]:
