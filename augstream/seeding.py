@@ -182,50 +182,57 @@ class Draws(random.Random):
     def gate(self) -> float:
         """The number in [0, 1) that is compared with `p`; to be asked for before any other number of the slot."""
         if self._next == 0:
-            self._start()
+            self._next = self._hash_block()
         return (self._words[0] >> 11) * _DOUBLE_UNIT
 
-    def _start(self) -> None:
-        self._words = self._hashed(self._slot)
-        self._block = 0
-        self._next = 1
-
-    def _hashed(self, message: bytes) -> tuple[int, ...]:
-        """Eight words of `message` under the key, whose own share of the hash is computed once for all its slots."""
-        if self._keyed_by is not self._key:
+    def _hash_block(self) -> int:
+        """Make the slot's next eight words, and say which of them is the first for a parameter."""
+        if self._next == 0:
+            self._block, first, message = 0, 1, self._slot
+        else:
+            self._block, first = self._block + 1, 0
+            message = self._slot + b"+" + _pack_counter(self._block)
+        if self._keyed_by is not self._key:  # the key's own share of the hash is the same for all its slots
             self._keyed, self._keyed_by = blake2b(key=self._key, person=_PERSON), self._key
         state = self._keyed.copy()
         state.update(message)
-        return _unpack_words(state.digest())
+        self._words = _unpack_words(state.digest())
+        return first
 
     def word(self) -> int:
         """The next uint64 of the slot."""
         position = self._next
-        if position == 0:
-            self._start()
-            position = 1
-        elif position == 8:
-            self._block += 1
-            self._words = self._hashed(self._slot + b"+" + _pack_counter(self._block))
-            position = 0
+        if not 0 < position < 8:
+            position = self._hash_block()
         self._next = position + 1
         return self._words[position]
 
     def random(self) -> float:
         """The next number in [0, 1), with 53 random bits."""
-        position = self._next
-        if 0 < position < 8:  # as `word`, without the call
-            self._next = position + 1
-            return (self._words[position] >> 11) * _DOUBLE_UNIT
-        return (self.word() >> 11) * _DOUBLE_UNIT
+        position = self._next  # as `word`, without the call
+        if not 0 < position < 8:
+            position = self._hash_block()
+        self._next = position + 1
+        return (self._words[position] >> 11) * _DOUBLE_UNIT
 
     def uniform(self, a: float, b: float) -> float:
         """The next number between `a` and `b`, as the standard library makes it."""
-        position = self._next
-        if 0 < position < 8:  # as `word`, without the call
-            self._next = position + 1
-            return a + (b - a) * ((self._words[position] >> 11) * _DOUBLE_UNIT)
-        return a + (b - a) * self.random()
+        position = self._next  # as `word`, without the call
+        if not 0 < position < 8:
+            position = self._hash_block()
+        self._next = position + 1
+        return a + (b - a) * ((self._words[position] >> 11) * _DOUBLE_UNIT)
+
+    def randint(self, a: int, b: int) -> int:
+        """The next integer from `a` to `b`, as the standard library makes it, which takes five calls for that."""
+        width = b - a + 1  # of anything else than integers, that is for the standard library to refuse
+        if type(width) is not int or not 0 < width < 2**64:
+            return super().randint(a, b)
+        spare_bits = 64 - width.bit_length()
+        value = self.word() >> spare_bits
+        while value >= width:
+            value = self.word() >> spare_bits
+        return a + value
 
     def getrandbits(self, k: int, /) -> int:
         """The next integer of `k` random bits."""

@@ -222,6 +222,21 @@ def calls() -> list:
     ]  # fmt: skip
 
 
+@given(keys, st.lists(st.tuples(st.integers(-(2**70), 2**70), st.integers(0, 2**70)), max_size=12))
+@example(b"k" * 16, [(0, 2**64 - 1), (0, 2**64 - 2), (3, 0), (0, 2)])
+def test_integers_are_the_standard_librarys(key: bytes, ranges: list[tuple[int, int]]) -> None:
+    ours, standard = draws_of(key, b""), draws_of(key, b"")
+    for first, more in ranges:
+        assert ours.randint(first, first + more) == random.Random.randint(standard, first, first + more)
+    assert ours.word() == standard.word()
+
+
+@pytest.mark.parametrize("ends", [(2, 1), ("a", "b")])
+def test_integers_between_what_has_none_between(ends: tuple) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        Draws().randint(*ends)
+
+
 @given(
     keys,
     st.binary(max_size=5),

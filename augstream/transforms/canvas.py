@@ -8,7 +8,7 @@ for, and then touch memory once. All of it is exact: the pixels are those of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -224,12 +224,15 @@ class Canvas:
         self._start(array if array.flags.c_contiguous else np.ascontiguousarray(array))
 
     def later(self, size: tuple[int, int], work: Work, *, resizes: bool = False) -> None:
-        """Go on with the image of `size` that `work` makes of this one, once pixels are needed.
+        """Go on with the image of `size` that `work` makes of this one, at once if its pixels are here, else later.
 
         `work` gets what `readable` gives, is a function of that alone, and keeps dtype and channels. `resizes`: it
         shows the whole image, so that a source may give fewer pixels, but no fewer than `size`.
         """
-        self._wait(Later(self._moved(), size, work, resizes=resizes))
+        if self._array is not None:
+            self.set(work(self.readable()))
+        else:
+            self._wait(Later(self._moved(), size, work, resizes=resizes))
 
     def _moved(self) -> Canvas:
         """A canvas with all that is pending here."""
@@ -259,19 +262,19 @@ class Canvas:
 
         With `at_least`, the size that they will be resized to, a source that is made to may give fewer pixels.
         """
+        array = self._placed(at_least)
         if self._levels is not None:
-            return as_levels(self._placed(at_least), self._table, self._levels)
-        array = self._cropped(at_least)
-        if self._table is not None:
-            array = look_up(array, self._table)
-        return _oriented(array, self._symmetry) if self._symmetry else array
+            return as_levels(array, self._table, self._levels)
+        return array if self._table is None else look_up(array, self._table)
 
     def pixels(self) -> Image:
         """The pixels as a C-contiguous array; computed once."""
-        if self.is_pending:
+        array = self._array
+        if array is None or self.is_pending:
             array = self.readable()
-            self._start(array if array.flags.c_contiguous else np.ascontiguousarray(array))
-        return cast(Image, self._array)
+            array = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+            self._start(array)
+        return array
 
     def finish(self, out: Image | None = None) -> Image:
         """The finished pixels, in `out` itself if it has their shape and dtype, else in an array of their own.
@@ -280,7 +283,9 @@ class Canvas:
         """
         if self.layout == "chw" and len(self.shape) in {2, 3}:
             return self._planes(out)
-        array = self.readable() if self.is_pending else cast(Image, self._array)
+        array = self._array
+        if array is None or self.is_pending:
+            array = self.readable()
         if out is not None and out.shape == array.shape and out.dtype == array.dtype:
             np.copyto(out, array)
             return out
@@ -304,21 +309,19 @@ class Canvas:
 
     def _placed(self, at_least: tuple[int, int] | None = None) -> Image:
         """The pixels cropped and turned, with no table looked up."""
-        array = self._cropped(at_least)
-        return _oriented(array, self._symmetry) if self._symmetry else array
-
-    def _cropped(self, at_least: tuple[int, int] | None = None) -> Image:
-        if self._array is None:
-            if self._source is None:
-                msg = "a canvas without array or source"
-                raise AssertionError(msg)
+        array = self._array
+        if array is not None:
+            if self._box is not None:
+                y0, x0, y1, x1 = self._box
+                array = array[y0:y1, x0:x1]
+        elif self._source is not None:
             if at_least is not None and self._symmetry & _TRANSPOSED:
                 at_least = at_least[1], at_least[0]
-            return self._source.decode(self._box, at_least)
-        if self._box is None:
-            return self._array
-        y0, x0, y1, x1 = self._box
-        return self._array[y0:y1, x0:x1]
+            array = self._source.decode(self._box, at_least)
+        else:
+            msg = "a canvas without array or source"
+            raise AssertionError(msg)
+        return _oriented(array, self._symmetry) if self._symmetry else array
 
 
 def _split(array: Image, out: Image) -> None:

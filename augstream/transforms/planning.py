@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _HOW = {
     "view": "a view: no pixel is touched",
-    "late": "put off: resampled from the view before it, once pixels are needed",
+    "late": "put off: resampled from the view before it, once pixels are there",
     "table": "a table: joins its neighbours, pixels are looked up once",
     "floats": "a table of floats: written once, straight into the result",
     "planes": "planes: decides the layout in which the result is written",

@@ -36,7 +36,7 @@ _RAMP: Table = _constant(np.clip(np.arange(-256, 512), 0, 255).astype(np.uint8))
 
 def max_value(dtype: np.dtype[Any]) -> float:
     """The brightest value of an image of `dtype`: 255 for uint8, 65535 for uint16, 1 for floats."""
-    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
+    return float((1 << 8 * dtype.itemsize - (dtype.kind == "i")) - 1) if dtype.kind in "iu" else 1.0
 
 
 def channels_of(shape: tuple[int, ...]) -> int:

@@ -61,6 +61,7 @@ class Sequence:
         self._entropy_pid = os.getpid()
         self._generators: tuple[np.random.Generator, random.Random] | None = None
         self._home: object = None
+        self._in_worker = False
         self._pid: int | None = None
         self._torch_seed: int | None = None
         self._count = 0
@@ -99,17 +100,19 @@ class Sequence:
                 random_generator, py_random = self._generators
                 drawn = random_generator.bit_generator.random_raw(2).tobytes()
                 return self._named(subkey(drawn, py_random.getrandbits(63), py_random.getrandbits(63)))
-            data = sys.modules.get("torch.utils.data")
-            worker = None if data is None else data.get_worker_info()  # as `_torch_worker`, without the call
-            if worker is not None or self._home is not Sequence._here:
-                self._enter(worker)
+            if self._in_worker or self._home is not Sequence._here:
+                self._enter()
             count = self._count
             self._count = count + 1
             return self._key, count.to_bytes(8, "little")
 
-    def _enter(self, worker: Any) -> None:
-        """Find the sequence's start in the process that this now is, unless it was found before."""
-        self._home, pid = Sequence._here, os.getpid()
+    def _enter(self) -> None:
+        """Find the sequence's start in the process that this now is, unless it was found before.
+
+        Whether a process is a DataLoader's worker is settled before it calls anything of ours; its epoch is not.
+        """
+        worker = _torch_worker()
+        self._home, self._in_worker, pid = Sequence._here, worker is not None, os.getpid()
         torch_seed = None if worker is None else sys.modules["torch"].initial_seed()
         is_known = (pid, torch_seed) == (self._pid, self._torch_seed)
         by_epoch = self.worker_seed == "stable" and self.seed is not None
@@ -175,7 +178,7 @@ class Sequence:
         self.restart(state["seed"])
         if self.seed is None:
             self._entropy = state["entropy"]
-        self._enter(_torch_worker())
+        self._enter()
         self._count = state["calls"]
         if "generator" in state:
             random_generator = np.random.Generator(_bit_generator(state["generator"]))

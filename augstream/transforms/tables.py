@@ -12,7 +12,8 @@ from .canvas import Canvas
 from .lookup import look_up
 from .pointwise import Table
 
-_DTYPES = frozenset({np.dtype(np.uint8), np.dtype(np.float32)})
+_UINT8 = np.dtype(np.uint8)
+_DTYPES = frozenset({_UINT8, np.dtype(np.float32)})
 
 
 class TableTransform(ImageOnlyTransform):
@@ -30,7 +31,7 @@ class TableTransform(ImageOnlyTransform):
 
     def fuse(self, canvas: Canvas, params: Params) -> bool:
         """Hand the table to the canvas."""
-        if canvas.dtype != np.uint8:
+        if canvas.dtype != _UINT8:
             return False
         canvas.table(self.table(params, canvas.shape))
         return True
@@ -38,7 +39,7 @@ class TableTransform(ImageOnlyTransform):
     def apply(self, img: Array, **params: Any) -> Array:
         """The image after the operation."""
         check_dtype(self, img)
-        if img.dtype == np.uint8:
+        if img.dtype == _UINT8:
             return look_up(img, self.table(params, img.shape))
         return self.on_floats(img, params)
 
