@@ -17,17 +17,15 @@ _MEDIAN_CHANNELS = frozenset({1, 3, 4})
 
 
 def gaussian_kernel(sigma: float, size: int) -> Array:
-    """A Gaussian of standard deviation `sigma` at `size` whole steps, an odd number; size 0: out to 3.5 sigma.
+    """A Gaussian of standard deviation `sigma` at `size` whole steps, an odd number; size 0: out to 3.5 sigma; (n, 1).
 
-    A sigma of 0 is no blur at all.
+    A sigma of 0 is no blur at all. OpenCV computes it in floats of its own, with the same bits on every machine.
     """
     size = size or int(sigma * 3.5) * 2 + 1
     size += size % 2 == 0
-    if sigma == 0:
-        return np.eye(1, size, size // 2).ravel()
-    kernel: Array = np.exp(-0.5 * (np.arange(-(size // 2), size // 2 + 1) / sigma) ** 2)
-    kernel /= kernel.sum()
-    return kernel
+    if sigma == 0:  # for which OpenCV chooses one
+        return np.eye(size, 1, -(size // 2))
+    return cv2.getGaussianKernel(size, sigma)
 
 
 def motion_kernel(
@@ -56,9 +54,9 @@ def _within(positions: Array, size: int) -> npt.NDArray[np.int64]:
 
 def sharpening_kernel(alpha: float, lightness: float) -> npt.NDArray[np.float32]:
     """The 3 x 3 kernel that blends the image with its sharpened self, by `alpha`."""
-    kernel = np.full((3, 3), -alpha, np.float32)
-    kernel[1, 1] = np.float32(1 - alpha) + np.float32(alpha) * np.float32(8 + lightness)
-    return kernel
+    middle = np.float32(1 - alpha) + np.float32(alpha) * np.float32(8 + lightness)
+    side = (-alpha, -alpha, -alpha)
+    return np.array((side, (-alpha, middle, -alpha), side), np.float32)
 
 
 def convolved(image: Array, kernel: Array) -> Array:
@@ -67,7 +65,7 @@ def convolved(image: Array, kernel: Array) -> Array:
 
 
 def convolved_both_ways(image: Array, kernel: Array) -> Array:
-    """`image` convolved with a kernel (n,) along rows and along columns."""
+    """`image` convolved with a kernel of n values along rows and along columns."""
     return _finished(cv2.sepFilter2D(image, -1, kernel, kernel), image)
 
 
