@@ -45,13 +45,17 @@ def center_of(image: np.ndarray) -> tuple[float, float]:
     st.integers(-9, 9),
 )
 def test_affine_matrices_are_the_oracles(shape, rotate, shear, scale, shift):
-    center = matrices.pixel_center(shape)
-    found = matrices.affine_matrix(center, translate=(shift, 2), shear=shear, scale=scale, rotate=rotate)
-    expected = formulas.create_affine_transformation_matrix(
-        {"x": shift, "y": 2}, {"x": shear[0], "y": shear[1]}, {"x": scale[0], "y": scale[1]}, rotate,
-        formulas.center(shape),
-    )  # fmt: skip
-    np.testing.assert_allclose(np.array(found), expected, atol=1e-9)
+    both = matrices.affine_matrices(shape, translate=(shift, 2), shear=shear, scale=scale, rotate=rotate)
+    for found, center in zip(both, (formulas.center(shape), formulas.center_bbox(shape)), strict=True):
+        expected = formulas.create_affine_transformation_matrix(
+            {"x": shift, "y": 2},
+            {"x": shear[0], "y": shear[1]},
+            {"x": scale[0], "y": scale[1]},
+            rotate,
+            center,
+        )
+        np.testing.assert_allclose(np.array(found), expected, atol=1e-9)
+    found = both[0]
     fitted, size = matrices.fitted(found, shape)
     their_fitted, their_size = formulas.compute_affine_warp_output_shape(np.array(found), shape)
     np.testing.assert_allclose(np.array(fitted), their_fitted, atol=1e-9)
@@ -60,11 +64,11 @@ def test_affine_matrices_are_the_oracles(shape, rotate, shear, scale, shift):
 
 @given(sizes, st.floats(-89, 89))
 def test_safe_rotation_is_the_oracles(shape, angle):
-    found, (x, y) = matrices.whole_rotation(matrices.area_center(shape), angle, shape)
-    center = formulas.center_bbox(shape)
-    expected, scale = oracle.SafeRotate()._create_safe_rotate_matrix(angle, center, shape)
-    np.testing.assert_allclose(np.array(found), expected, atol=1e-6)
-    assert (x, y) == (scale["x"], scale["y"])
+    *both, (x, y) = matrices.whole_rotations(shape, angle)
+    for found, center in zip(both, (formulas.center(shape), formulas.center_bbox(shape)), strict=True):
+        expected, scale = oracle.SafeRotate()._create_safe_rotate_matrix(angle, center, shape)
+        np.testing.assert_allclose(np.array(found), expected, atol=1e-6)
+        assert (x, y) == (scale["x"], scale["y"])
 
 
 @given(sizes, st.floats(-180, 180))
@@ -168,7 +172,7 @@ def test_a_quarter_turn_is_a_quarter_turn():
 
 def test_an_ellipse_gives_the_smaller_box():
     shape, box = (100, 100), np.array([[0.3, 0.4, 0.7, 0.6]])
-    matrix = matrices.affine_matrix(matrices.area_center(shape), rotate=30)
+    _, matrix = matrices.affine_matrices(shape, rotate=30)
     corners, ellipse = (
         matrices.affine_bboxes(box, matrix, shape, shape, ellipse=ellipse, border_mode=cv2.BORDER_CONSTANT)[0]
         for ellipse in (False, True)

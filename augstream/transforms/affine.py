@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import cv2
@@ -13,16 +13,13 @@ from .base import Array, Params
 from .canvas import Canvas
 from .geometry import crop_bboxes, shift_keypoints
 from .matrices import (
-    Pair,
     affine_bboxes,
     affine_keypoints,
-    affine_matrix,
-    area_center,
+    affine_matrices,
     fitted,
     is_identity,
     largest_inside,
-    pixel_center,
-    whole_rotation,
+    whole_rotations,
 )
 from .raster import warp_affine
 from .warping import WarpTransform
@@ -35,13 +32,19 @@ RotateMethod = Literal["largest_box", "ellipse"]
 Range = float | tuple[float, float]
 Ranges = Range | Mapping[str, Range]  # for both axes, or {"x": …, "y": …}
 AxisRanges = dict[str, tuple[float, float]]
+Choice = Sequence[tuple[float, float]]  # a range, or two of which one is drawn
 
+_ONE: Choice = ((1.0, 1.0),)
 _SHARED_LEGACY = {"value": "fill", "mask_value": "fill_mask"}
 
 
-def uniform(rng: Draws, limits: tuple[float, float]) -> float:
-    """A number drawn from `limits`; nothing is drawn where they leave no choice."""
-    return limits[0] if limits[0] == limits[1] else rng.uniform(*limits)
+def draw_each(rng: Draws, choices: Iterable[Choice]) -> list[float]:
+    """A number from one of each choice's ranges; nothing is drawn where there is nothing to choose."""
+    values: list[float] = []
+    for ranges in choices:
+        low, high = ranges[0] if len(ranges) == 1 else rng.choice(ranges)
+        values.append(low if low == high else rng.uniform(low, high))
+    return values
 
 
 class _AffineTransform(WarpTransform):
@@ -142,6 +145,13 @@ class Affine(_AffineTransform):
         self.balanced_scale = balanced_scale
         if keep_ratio and self.scale["x"] != self.scale["y"]:
             refuse(self, "scale", scale, "the same for x and y where keep_ratio=True")
+        shares = self.translate_percent or {"x": (0.0, 0.0), "y": (0.0, 0.0)}
+        scales = [_balanced(limits) if balanced_scale else (limits,) for limits in self.scale.values()]
+        if keep_ratio:
+            scales[1] = _ONE  # y is x
+        self._choices: list[Choice] = [
+            *[(limits,) for limits in (*shares.values(), *self.shear.values())], *scales, (self.rotate,),
+        ]  # fmt: skip
 
     def _axes(self, name: str, value: Ranges, default: float) -> AxisRanges:
         if not isinstance(value, Mapping):
@@ -157,15 +167,16 @@ class Affine(_AffineTransform):
     def draw(self, rng: Draws, view: View) -> Params:
         """Draw shift, shear, scale and angle."""
         shape = view.shape[:2]
-        translate = self._translation(rng, shape)
-        shear = (-uniform(rng, self.shear["x"]), -uniform(rng, self.shear["y"]))
-        x = self._factor(rng, self.scale["x"])
-        y = x if self.keep_ratio else self._factor(rng, self.scale["y"])
-        rotate = uniform(rng, self.rotate)
-        matrix, bbox_matrix = (
-            affine_matrix(center, translate=translate, shear=shear, scale=(x, y), rotate=rotate)
-            for center in (pixel_center(shape), area_center(shape))
-        )
+        x_shift = y_shift = 0
+        if self.translate_px is not None:
+            x_shift, y_shift = [rng.randint(int(low), int(high)) for low, high in self.translate_px.values()]
+        x_share, y_share, x_shear, y_shear, x, y, rotate = draw_each(rng, self._choices)
+        if self.keep_ratio:
+            y = x
+        matrix, bbox_matrix = affine_matrices(
+            shape, translate=(x_shift + int(x_share * shape[1]), y_shift + int(y_share * shape[0])),
+            shear=(-x_shear, -y_shear), scale=(x, y), rotate=rotate,
+        )  # fmt: skip
         size = shape
         if self.fit_output:
             matrix, size = fitted(matrix, shape)
@@ -175,24 +186,13 @@ class Affine(_AffineTransform):
             "output_shape": size,
         }  # fmt: skip
 
-    def _translation(self, rng: Draws, shape: tuple[int, ...]) -> Pair:
-        if self.translate_px is not None:
-            (x0, x1), (y0, y1) = self.translate_px["x"], self.translate_px["y"]
-            return rng.randint(int(x0), int(x1)), rng.randint(int(y0), int(y1))
-        if self.translate_percent is not None:
-            x, y = uniform(rng, self.translate_percent["x"]), uniform(rng, self.translate_percent["y"])
-            return int(x * shape[1]), int(y * shape[0])
-        return 0, 0
 
-    def _factor(self, rng: Draws, limits: tuple[float, float]) -> float:
-        if self.balanced_scale:
-            halves = [(limits[0], 1.0)] if limits[0] < 1 else []
-            if limits[1] > 1:
-                halves.append((1.0, limits[1]))
-            if not halves:
-                return 1.0
-            limits = rng.choice(halves) if len(halves) == 2 else halves[0]
-        return uniform(rng, limits)
+def _balanced(limits: tuple[float, float]) -> Choice:
+    """The parts of `limits` that shrink and that enlarge."""
+    parts = [(limits[0], 1.0)] if limits[0] < 1 else []
+    if limits[1] > 1:
+        parts.append((1.0, limits[1]))
+    return parts or _ONE
 
 
 class ShiftScaleRotate(Affine):
@@ -272,11 +272,10 @@ class Rotate(_AffineTransform):
     def draw(self, rng: Draws, view: View) -> Params:
         """Draw the angle; find the rectangle to cut out, if there is to be one."""
         shape = view.shape[:2]
-        angle = uniform(rng, self.limit)
+        (angle,) = draw_each(rng, ((self.limit,),))
+        matrix, bbox_matrix = affine_matrices(shape, rotate=angle)
         params: Params = {
-            "rotate": angle, "scale": {"x": 1.0, "y": 1.0},
-            "matrix": affine_matrix(pixel_center(shape), rotate=angle),
-            "bbox_matrix": affine_matrix(area_center(shape), rotate=angle),
+            "rotate": angle, "scale": {"x": 1.0, "y": 1.0}, "matrix": matrix, "bbox_matrix": bbox_matrix,
             "output_shape": shape,
         }  # fmt: skip
         if self.crop_border:
@@ -332,9 +331,8 @@ class SafeRotate(_AffineTransform):
     def draw(self, rng: Draws, view: View) -> Params:
         """Draw the angle."""
         shape = view.shape[:2]
-        angle = uniform(rng, self.limit)
-        matrix, (x, y) = whole_rotation(pixel_center(shape), angle, shape)
-        bbox_matrix, _ = whole_rotation(area_center(shape), angle, shape)
+        (angle,) = draw_each(rng, ((self.limit,),))
+        matrix, bbox_matrix, (x, y) = whole_rotations(shape, angle)
         return {
             "rotate": angle, "scale": {"x": x, "y": y}, "matrix": matrix, "bbox_matrix": bbox_matrix,
             "output_shape": shape,

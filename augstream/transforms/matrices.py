@@ -24,20 +24,13 @@ Matrix = Sequence[Sequence[float]]
 _FULL_TURN = 2 * math.pi
 
 
-def pixel_center(shape: Shape) -> Pair:
-    """The middle of an image of `shape`, where whole numbers are the middles of pixels."""
-    return shape[1] / 2 - 0.5, shape[0] / 2 - 0.5
+def affine_matrices(
+    shape: Shape, *, translate: Pair = (0, 0), shear: Pair = (0, 0), scale: Pair = (1, 1), rotate: float = 0
+) -> tuple[Matrix, Matrix]:
+    """Scale, then turn, then shear about the middle of an image of `shape`, then translate; angles in degrees.
 
-
-def area_center(shape: Shape) -> Pair:
-    """The middle of an image of `shape`, where whole numbers are the edges of pixels, as for boxes."""
-    return shape[1] / 2, shape[0] / 2
-
-
-def affine_matrix(
-    center: Pair, *, translate: Pair = (0, 0), shear: Pair = (0, 0), scale: Pair = (1, 1), rotate: float = 0
-) -> Matrix:
-    """Scale, then turn, then shear about `center`, then translate; angles in degrees."""
+    The first matrix is for pixels, whose middles are at whole numbers, the second for boxes, where edges of pixels are.
+    """
     angle = math.radians(rotate % 360)
     cos, sin = math.cos(angle), math.sin(angle)
     tan_x, tan_y = math.tan(math.radians(shear[0])), math.tan(math.radians(shear[1]))
@@ -45,29 +38,51 @@ def affine_matrix(
     xy = (sin + tan_x * cos) * scale[1]
     yx = (tan_y * cos - sin) * scale[0]
     yy = (tan_y * sin + cos) * scale[1]
-    x, y = center
+    x, y = shape[1] / 2, shape[0] / 2
+    left, top = x - 0.5, y - 0.5
+    x_shift, y_shift = translate
     return (
-        (xx, xy, x + translate[0] - xx * x - xy * y),
-        (yx, yy, y + translate[1] - yx * x - yy * y),
-        (0.0, 0.0, 1.0),
+        (
+            (xx, xy, left + x_shift - xx * left - xy * top),
+            (yx, yy, top + y_shift - yx * left - yy * top),
+            (0.0, 0.0, 1.0),
+        ),
+        (
+            (xx, xy, x + x_shift - xx * x - xy * y),
+            (yx, yy, y + y_shift - yx * x - yy * y),
+            (0.0, 0.0, 1.0),
+        ),
     )
 
 
-def whole_rotation(center: Pair, angle: float, shape: Shape) -> tuple[Matrix, Pair]:
-    """Turn by `angle` degrees about `center`, shrunk along each axis so that all stays inside; and the shrinking."""
+def whole_rotations(shape: Shape, angle: float) -> tuple[Matrix, Matrix, Pair]:
+    """Turn an image of `shape` by `angle` degrees about its middle, shrunk along each axis so that all stays inside.
+
+    The matrix for pixels and that for boxes, as `affine_matrices`; and the shrinking.
+    """
     height, width = shape[:2]
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    radians = math.radians(angle)
+    cos, sin = math.cos(radians), math.sin(radians)
     new_width = int(height * abs(sin) + width * abs(cos))
     new_height = int(height * abs(cos) + width * abs(sin))
     scale_x, scale_y = width / max(1, new_width), height / max(1, new_height)
-    x, y = center
-    x_shift = new_width / 2 - cos * x - sin * y
-    y_shift = new_height / 2 + sin * x - cos * y
+    xx, xy, yx, yy = scale_x * cos, scale_x * sin, -scale_y * sin, scale_y * cos
+    x, y = width / 2, height / 2
+    left, top = x - 0.5, y - 0.5
+    middle_x, middle_y = new_width / 2, new_height / 2
     return (
-        (scale_x * cos, scale_x * sin, scale_x * x_shift),
-        (-scale_y * sin, scale_y * cos, scale_y * y_shift),
-        (0.0, 0.0, 1.0),
-    ), (scale_x, scale_y)
+        (
+            (xx, xy, scale_x * (middle_x - cos * left - sin * top)),
+            (yx, yy, scale_y * (middle_y + sin * left - cos * top)),
+            (0.0, 0.0, 1.0),
+        ),
+        (
+            (xx, xy, scale_x * (middle_x - cos * x - sin * y)),
+            (yx, yy, scale_y * (middle_y + sin * x - cos * y)),
+            (0.0, 0.0, 1.0),
+        ),
+        (scale_x, scale_y),
+    )
 
 
 def fitted(matrix: Matrix, shape: Shape) -> tuple[Matrix, Size]:
