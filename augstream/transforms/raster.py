@@ -50,7 +50,7 @@ def resize(image: Image, size: Size, interpolation: int) -> Image:
     def work(part: Image, _: Any) -> Image:
         return cv2.resize(part, dsize, interpolation=interpolation)
 
-    return _done(image, size, Sampling(interpolation), work)
+    return _done(image, size, interpolation, 0, work)
 
 
 def pad(image: Image, borders: Borders, border_mode: int, fill: Fill) -> Image:
@@ -58,55 +58,51 @@ def pad(image: Image, borders: Borders, border_mode: int, fill: Fill) -> Image:
     top, bottom, left, right = borders
 
     def work(part: Image, value: Any) -> Image:
-        return cv2.copyMakeBorder(part, top, bottom, left, right, border_mode, value=value)
+        return cv2.copyMakeBorder(part, top, bottom, left, right, border_mode, None, value)
 
     size = (image.shape[0] + top + bottom, image.shape[1] + left + right)
-    return _done(image, size, Sampling(fill=fill), work)
+    return _done(image, size, cv2.INTER_NEAREST, fill, work)
 
 
 def warp_affine(image: Image, matrix: Image, size: Size, sampling: Sampling) -> Image:
     """`image` drawn on a canvas of `size` through the (2, 3) `matrix`, which maps (x, y, 1) to there."""
-    interpolation, border_mode, _ = sampling
+    interpolation, border_mode, fill = sampling
     dsize = (size[1], size[0])
 
     def work(part: Image, value: Any) -> Image:
-        return cv2.warpAffine(
-            part, matrix, dsize, flags=interpolation, borderMode=border_mode, borderValue=value
-        )
+        return cv2.warpAffine(part, matrix, dsize, None, interpolation, border_mode, value)
 
-    return _done(image, size, sampling, work)
+    return _done(image, size, interpolation, fill, work)
 
 
 def warp_perspective(image: Image, matrix: Image, size: Size, sampling: Sampling) -> Image:
     """`image` drawn on a canvas of `size` through the (3, 3) `matrix`, which maps (x, y, 1) to there."""
-    interpolation, border_mode, _ = sampling
+    interpolation, border_mode, fill = sampling
     dsize = (size[1], size[0])
 
     def work(part: Image, value: Any) -> Image:
-        return cv2.warpPerspective(
-            part, matrix, dsize, flags=interpolation, borderMode=border_mode, borderValue=value
-        )
+        return cv2.warpPerspective(part, matrix, dsize, None, interpolation, border_mode, value)
 
-    return _done(image, size, sampling, work)
+    return _done(image, size, interpolation, fill, work)
 
 
 def remap(image: Image, map_x: Image, map_y: Image, sampling: Sampling) -> Image:
     """The image whose pixel (y, x) is that at (map_y[y, x], map_x[y, x]) of `image`; float32 maps (H, W)."""
-    interpolation, border_mode, _ = sampling
+    interpolation, border_mode, fill = sampling
 
     def work(part: Image, value: Any) -> Image:
-        return cv2.remap(part, map_x, map_y, interpolation, borderMode=border_mode, borderValue=value)
+        return cv2.remap(part, map_x, map_y, interpolation, None, border_mode, value)
 
-    return _done(image, map_x.shape, sampling, work)
+    return _done(image, map_x.shape, interpolation, fill, work)
 
 
-def _done(image: Image, size: Size, sampling: Sampling, work: Work) -> Image:
+def _done(image: Image, size: Size, interpolation: int, fill: Fill, work: Work) -> Image:
     """`work` on `image`, whose result has `size`, by way of what OpenCV takes."""
     dtype = image.dtype
-    if dtype not in _BLENDED and not (dtype in _MOVED and sampling.interpolation in _NEAREST):
-        return _carried(image, size, sampling, work)
+    if dtype not in _BLENDED and not (dtype in _MOVED and interpolation in _NEAREST):
+        return _carried(image, size, interpolation, fill, work)
     num_channels = image.shape[2] if image.ndim == 3 else 1
-    values = _values(sampling.fill, num_channels)
+    values = _values(fill, num_channels)
     if num_channels <= _MAX_CHANNELS and image.size:
         found = work(image, values)
         return found if found.ndim == image.ndim else found.reshape(*size, 1)
@@ -117,23 +113,20 @@ def _done(image: Image, size: Size, sampling: Sampling, work: Work) -> Image:
     return result
 
 
-def _carried(image: Image, size: Size, sampling: Sampling, work: Work) -> Image:
+def _carried(image: Image, size: Size, interpolation: int, fill: Fill, work: Work) -> Image:
     """`work` on an image of a dtype unknown to OpenCV: its bits travel as a dtype of as many bytes."""
     dtype = image.dtype
-    if sampling.interpolation not in _NEAREST or dtype.itemsize not in _CARRIERS:
+    if interpolation not in _NEAREST or dtype.itemsize not in _CARRIERS:
         msg = (
             f"an array of dtype {dtype} cannot be blended; give it as uint8, uint16, float32 or float64, "
             "or choose nearest neighbours: interpolation=0, mask_interpolation=0"
         )
         raise RecipeError(msg)
     carrier = _CARRIERS[dtype.itemsize]
-    fill = np.array(sampling.fill).astype(dtype).view(carrier)
-    carried = Sampling(sampling.interpolation, sampling.border_mode, _plain_fill(fill))
-    return _done(image.view(carrier), size, carried, work).view(dtype)
-
-
-def _plain_fill(fill: Image) -> Fill:
-    return fill.item() if fill.ndim == 0 else tuple(fill.tolist())
+    carried = np.array(fill).astype(dtype).view(carrier).tolist()
+    if isinstance(fill, tuple):
+        carried = tuple(carried)
+    return _done(image.view(carrier), size, interpolation, carried, work).view(dtype)
 
 
 def _values(fill: Fill, num_channels: int) -> tuple[float, ...]:
