@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import blake2b
@@ -28,7 +28,7 @@ from .sources.cache import RemoteShards
 from .sources.naming import Asked, Shards, resolve
 from .sources.offsets import check_offsets, table_from
 from .sources.remote import Remote, RemoteFile, Status, local_path, remote_file, shard_name
-from .tars.indexfile import Entries, Entry, IndexWriter, encode_table, make_entry, make_private, read_entries
+from .tars.indexfile import Entries, Entry, Place, TableWriter, make_private, read_entries
 from .tars.scan import scan_file
 
 _log = logging.getLogger("augstream.indexing")
@@ -38,7 +38,8 @@ _MAX_LISTED = 10
 _ASKED_AT_ONCE = 16  # servers are asked for the sizes of so many shards at a time
 
 Progress = Callable[[int, int], None]
-Place = tuple[Entry, Path | bytes]
+Missing = Mapping[str, tuple[Status, list[Entry]]]  # URL -> what is known without looking into the shard
+Scanned = tuple[SampleTable, Status]
 
 
 def build_index(
@@ -63,7 +64,7 @@ def build_index(
         compares what it finds (if checksums are recorded: every byte of data too).
     checksums: record a CRC-32 of every member, for ``verify_checksums=True`` when reading; this reads all.
     beside: write ``augstream.index`` into the shards' directory, for everybody, instead of the cache.
-    remote: how shards behind URLs are fetched; see `Remote`.
+    remote: how shards behind URLs are fetched, several at a time; see `Remote`.
 
     Raises `RecipeError` if no shard matches or two have one name, and `ShardError` for shards that are missing or
     broken, after all others have been scanned and recorded. A stale, missing or broken index file is no error: it is
@@ -267,7 +268,7 @@ class _Job:
 
     def _scan(
         self,
-        missing: dict[str, tuple[Status, list[Entry]]],
+        missing: Missing,
         target: Path,
         others: Mapping[str, Entry],
         fresh: dict[str, Place],
@@ -277,30 +278,47 @@ class _Job:
         Returns the places of the shards scanned, and of those of `fresh` that were moved with the file.
         """
         places: dict[str, Place] = {}
-        writer = _Writer(target)
+        writer = TableWriter(target)
         written: Mapping[str, Entry] = {}
         try:
-            for url, (status, recorded) in missing.items():
-                checksums = self._checksums or any(entry.checksums for entry in recorded)
-                try:
-                    table, size, stamp = self._scan_one(url, status, checksums)
-                except ShardError as error:
-                    self._failures.append(error)
+            for url, found in self._scans(missing):
+                if isinstance(found, ShardError):
+                    self._failures.append(found)
                 else:
-                    places[url] = writer.add(shard_name(url), size, stamp, table)
-                    _compare(url, places[url][0], recorded)
+                    table, status = found
+                    places[url] = writer.add(shard_name(url), *status, table)
+                    _compare(url, places[url][0], missing[url][1])
                 self._advance()
         finally:  # also after Ctrl-C, so that the work is not lost
             written = writer.finish(others)
         moved = [url for url, (_, place) in fresh.items() if place == target and shard_name(url) in written]
         return places | {url: (written[shard_name(url)], target) for url in moved}
 
-    def _scan_one(self, url: str, status: Status, checksums: bool) -> tuple[SampleTable, int, int]:
+    def _scans(self, missing: Missing) -> Iterator[tuple[str, Scanned | ShardError]]:
+        """Scan the shards, and tell in their order what was found; several remote ones at a time: servers are slow."""
+
+        def scan(url: str) -> Scanned | ShardError:
+            try:
+                return self._scan_one(url, *missing[url])
+            except ShardError as error:
+                return error
+
+        if local_path(next(iter(missing))) is not None:
+            yield from zip(missing, map(scan, missing), strict=True)
+            return
+        pool = ThreadPoolExecutor(self._remote_shards.num_at_once)
+        try:
+            yield from zip(missing, pool.map(scan, missing), strict=True)
+        finally:  # after Ctrl-C, those that have not begun are left
+            pool.shutdown(cancel_futures=True)
+
+    def _scan_one(self, url: str, status: Status, recorded: list[Entry]) -> Scanned:
+        checksums = self._checksums or any(entry.checksums for entry in recorded)
         offsets, path = self._offsets.get(url), local_path(url)
         if offsets is not None and not checksums and not self._by_digest:
             started = table_from(offsets, url, status, self._remote)
             if started is not None:
-                return started[0], *started[1]
+                return started
         if path is None:
             table, status = self._remote_shards.scan(url, status, checksums=checksums)
         else:
@@ -308,7 +326,7 @@ class _Job:
             status = Status(*stat)
         if offsets is not None:
             check_offsets(offsets, table, url, self._remote)
-        return table, *status
+        return table, status
 
     def _advance(self) -> None:
         self._done += 1
@@ -325,45 +343,6 @@ class _Job:
         more = len(self._failures) - len(lines)
         msg = f"{len(self._failures)} of {self._total} shards are unusable:\n  " + "\n  ".join(lines)
         raise ShardError(msg + (f"\n  and {more} more" if more else ""))
-
-
-class _Writer:
-    """An index file in the making that falls back to memory where it can't be written."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._file: IndexWriter | None = None
-        try:
-            self._file = IndexWriter(target)
-        except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        _log.warning(
-            "%s: the index can't be kept there (%s), it stays in memory", self._target, error.strerror
-        )
-        if self._file is not None:
-            self._file.discard()
-        self._file = None
-
-    def add(self, name: str, size: int, mtime_ns: int, table: SampleTable) -> Place:
-        if self._file is not None:
-            try:
-                return self._file.add(name, size, mtime_ns, table), self._target
-            except OSError as error:
-                self._give_up(error)
-        blob = encode_table(table)
-        return make_entry(size, mtime_ns, table, blob, offset=0), blob
-
-    def finish(self, others: Mapping[str, Entry]) -> Mapping[str, Entry]:
-        """Put the file into its place; return what it says of each shard."""
-        if self._file is not None:
-            try:
-                self._file.keep(self._target, others)
-                return self._file.commit()
-            except OSError as error:
-                self._give_up(error)
-        return {}
 
 
 def _log_stale(missing: dict[str, list[Entry]], statuses: Mapping[str, Status]) -> None:

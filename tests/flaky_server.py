@@ -27,6 +27,9 @@ class Server:
         self.stalls = 0  # fall silent in the middle of so many answers
         self.short = 0  # declare, and send, one byte less than asked for, so many times
         self.pause_s = 0.0  # between pieces of 64 kB
+        self.together: threading.Barrier | None = (
+            None  # answer a GET of a shard only when so many are being asked for
+        )
         self.odds = 0.0  # of each trouble but stalls, besides, at every request
         self.requests: list[tuple[str, str, str | None]] = []
         self.sent = 0
@@ -57,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
         with state.lock:
             state.requests.append((self.command, self.path, asked))
         path = state.directory / self.path.lstrip("/").partition("?")[0]
+        if body and state.together is not None and path.suffix == ".tar":
+            state.together.wait()
         if state.take("busy"):
             self.send_error(503)
         elif not path.is_file():

@@ -79,6 +79,19 @@ def test_ranges_deliver_the_same_samples(served, local, tmp_path):
     }
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_shards_are_scanned_several_at_a_time(served, local, tmp_path, cached):
+    server, url = served
+    server.together = threading.Barrier(4, timeout=10)  # one after the other would get no answer
+    remote = Remote(cache_dir=str(tmp_path / "cache") if cached else None, ahead=4, attempts=1)
+    done = []
+    index = build_index(
+        f"{url}/s{{0..3}}.tar", cache_dir=tmp_path / "i", remote=remote, progress=lambda *at: done.append(at)
+    )
+    assert index.fingerprint == local.fingerprint
+    assert done == [(number, 4) for number in range(1, 5)]
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_the_cache_delivers_the_same_samples_and_fetches_each_shard_once(served, local, tmp_path, ranges):
     server, url = served

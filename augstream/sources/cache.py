@@ -37,6 +37,7 @@ _POLL_S = 0.05
 _IDLE_S = 5.0
 _TOUCH_S = 1.0
 _BLOCK_BYTES = 4 * 1024 * 1024
+_SCANNED_AT_ONCE = 16
 _PART = ".part"
 
 
@@ -266,6 +267,11 @@ class RemoteShards:
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
         self._cache = None if remote.cache_dir is None else ShardCache(remote)
+
+    @property
+    def num_at_once(self) -> int:
+        """How many shards are to be scanned at a time: as many as are fetched ahead, where whole ones are kept."""
+        return _SCANNED_AT_ONCE if self._cache is None else max(1, self._remote.ahead)
 
     def open(self, wanted: Wanted) -> CachedShard | RemoteFile:
         """The shard, to be read from; `ShardError` if it is not there, or not the one that is wanted."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import secrets
 import stat
@@ -27,6 +28,8 @@ import numpy.typing as npt
 
 from ..errors import IndexFileError, RecipeError
 from ..index import SampleTable
+
+_log = logging.getLogger("augstream.tars.indexfile")
 
 _MAGIC = b"augstream-index/1\n"
 _END = b"augstream-end/1\n"
@@ -61,6 +64,10 @@ class Entry(NamedTuple):
     offset: int
     length: int
     table_hash: bytes
+
+
+Place = tuple[Entry, Path | bytes]
+"""An entry, and what its offset counts in: an index file, or the bytes of a table."""
 
 
 class Entries(Mapping[str, Entry]):
@@ -271,6 +278,46 @@ class IndexWriter:
         """Remove the unfinished file; harmless after `commit`."""
         self._file.close()
         self._temp.unlink(missing_ok=True)
+
+
+class TableWriter:
+    """Writes tables into an index file, or keeps them in memory where it can't be written, and logs that."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._file: IndexWriter | None = None
+        try:
+            self._file = IndexWriter(target)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        _log.warning(
+            "%s: the index can't be kept there (%s), it stays in memory", self._target, error.strerror
+        )
+        if self._file is not None:
+            self._file.discard()
+        self._file = None
+
+    def add(self, name: str, size: int, mtime_ns: int, table: SampleTable) -> Place:
+        """Write one shard's table; return where it is."""
+        if self._file is not None:
+            try:
+                return self._file.add(name, size, mtime_ns, table), self._target
+            except OSError as error:
+                self._give_up(error)
+        blob = encode_table(table)
+        return make_entry(size, mtime_ns, table, blob, offset=0), blob
+
+    def finish(self, others: Mapping[str, Entry]) -> Mapping[str, Entry]:
+        """Put the file into its place; return what it says of each shard."""
+        if self._file is not None:
+            try:
+                self._file.keep(self._target, others)
+                return self._file.commit()
+            except OSError as error:
+                self._give_up(error)
+        return {}
 
 
 def _remove_stale(path: Path) -> None:
