@@ -49,7 +49,8 @@ class _HoleTransform(GeometricTransform):
 
     def draw(self, rng: Draws, view: View) -> Params:
         """Draw the holes, and the key of what fills them if that is random."""
-        params: Params = {"holes": self.draw_holes(rng, view.shape[0], view.shape[1])}
+        height, width = view.shape[:2]
+        params: Params = {"holes": self.draw_holes(rng, height, width)}
         if self.fill in {"random", "random_uniform"}:
             params["key"] = rng.subkey().hex()
         return params

@@ -5,6 +5,7 @@ Holes are (x_min, y_min, x_max, y_max) in pixels, half-open, inside the image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -21,29 +22,28 @@ NamedFill = Literal["random", "random_uniform", "inpaint_telea", "inpaint_ns"]
 NAMED_FILLS: tuple[NamedFill, ...] = ("random", "random_uniform", "inpaint_telea", "inpaint_ns")
 _INPAINTERS = {"inpaint_telea": cv2.INPAINT_TELEA, "inpaint_ns": cv2.INPAINT_NS}
 _INPAINT_RADIUS = 3
+_LIMITS = {
+    np.dtype(code): (int(np.iinfo(code).min), int(np.iinfo(code).max)) for code in np.typecodes["AllInteger"]
+}
+_ANY = (-math.inf, math.inf)
 _WHOLE = 1e-6  # pixels; so that 7 / 50 of 50 pixels are 7, however that is rounded
 
 
 def filled(image: Array, holes: Iterable[Hole], fill: Fill) -> Array:
     """`image` with `holes` filled by one number, or by one for each channel."""
+    numbers = fill if isinstance(fill, tuple) else (fill,)
     num_channels = image.shape[2] if image.ndim == 3 else 1
-    if isinstance(fill, tuple) and len(fill) not in {1, num_channels}:
-        msg = f"a fill of {len(fill)} numbers, {fill!r}, was given for an image of {num_channels} channels"
+    if len(numbers) not in {1, num_channels}:
+        msg = f"a fill of {len(numbers)} numbers, {fill!r}, was given for an image of {num_channels} channels"
         raise RecipeError(msg)
-    value = np.array(fill)
-    if image.dtype.kind in "iu" and not _fits(value, image.dtype):
+    low, high = _LIMITS.get(image.dtype, _ANY)
+    if min(numbers) < low or max(numbers) > high:
         msg = f"a fill of {fill!r} was given for an image of dtype {image.dtype}, which cannot hold it"
         raise RecipeError(msg)
-    value = value.astype(image.dtype)
     result = image.copy()
     for x_min, y_min, x_max, y_max in holes:
-        result[y_min:y_max, x_min:x_max] = value
+        result[y_min:y_max, x_min:x_max] = fill
     return result
-
-
-def _fits(value: Array, dtype: np.dtype[Any]) -> bool:
-    limits = np.iinfo(dtype)
-    return bool(value.min() >= limits.min and value.max() <= limits.max)
 
 
 def filled_at_random(
