@@ -22,8 +22,7 @@ from .kernels import (
     motion_kernel,
     sharpening_kernel,
 )
-from .pointwise import as_bytes, as_floats
-from .tables import check_dtype
+from .tables import UINT8, check_dtype, through_bytes
 
 if TYPE_CHECKING:
     from ..seeding import Draws
@@ -110,9 +109,8 @@ class MedianBlur(ImageOnlyTransform):
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The blurred image."""
-        check_dtype(self, img)
-        if img.dtype != np.uint8:
-            return as_floats(median_blurred(as_bytes(img), params["kernel"]))
+        if img.dtype != UINT8:
+            return through_bytes(self, img, params)
         return median_blurred(img, params["kernel"])
 
 
@@ -203,4 +201,4 @@ class Sharpen(ImageOnlyTransform):
         side = (self.kernel_size, self.kernel_size)
         blurred = cv2.GaussianBlur(img, side, self.sigma, sigmaY=self.sigma).reshape(img.shape)
         sharp = cv2.addWeighted(img, 1 + alpha, blurred, -alpha, 0).reshape(img.shape)
-        return sharp if img.dtype == np.uint8 else np.clip(sharp, 0, 1, out=sharp)
+        return sharp if img.dtype == UINT8 else np.clip(sharp, 0, 1, out=sharp)

@@ -15,8 +15,8 @@ from ..errors import RecipeError
 from .arguments import INTERPOLATIONS, integer_range, number_range, one_of, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .channels import in_turns
-from .pointwise import as_bytes, as_floats
-from .tables import check_dtype
+from .pointwise import channels_of
+from .tables import UINT8, through_bytes
 
 if TYPE_CHECKING:
     from ..seeding import Draws
@@ -66,28 +66,28 @@ class ImageCompression(ImageOnlyTransform):
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The image as it comes back."""
-        check_dtype(self, img)
-        if img.dtype != np.uint8:
-            return as_floats(self.apply(as_bytes(img), **params))
+        if img.dtype != UINT8:
+            return through_bytes(self, img, params)
         suffix, flag = _SUFFIXES[self.compression_type]
         options = (flag, params["quality"])
-        num_channels = img.shape[2] if img.ndim == 3 else 1
+        num_channels = channels_of(img.shape)
+        if num_channels == 3:
+            return _stored(img, suffix, options, cv2.IMREAD_COLOR)
         if num_channels == 1:
             return _stored(img, suffix, options, cv2.IMREAD_GRAYSCALE).reshape(img.shape)
         if num_channels == 2:
             third = np.zeros((*img.shape[:2], 1), np.uint8)
-            return np.ascontiguousarray(
-                _stored(np.dstack((img, third)), suffix, options, cv2.IMREAD_COLOR)[:, :, :2]
-            )
+            colours = _stored(np.dstack((img, third)), suffix, options, cv2.IMREAD_COLOR)
+            return np.ascontiguousarray(colours[:, :, :2])
         colours = _stored(img[:, :, :3], suffix, options, cv2.IMREAD_COLOR)
         others = [
             _stored(img[:, :, c], suffix, options, cv2.IMREAD_GRAYSCALE) for c in range(3, num_channels)
         ]
-        return np.dstack((colours, *others)) if others else colours
+        return np.dstack((colours, *others))
 
 
 def _stored(image: Array, suffix: str, options: tuple[int, int], mode: int) -> Array:
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(image), options)
+    done, data = cv2.imencode(suffix, image, options)
     back = cv2.imdecode(data, mode) if done else None
     if back is None:
         msg = f"OpenCV could not store an image of shape {image.shape} as {suffix}"
@@ -137,9 +137,8 @@ class Downscale(ImageOnlyTransform):
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The image with fewer details."""
-        check_dtype(self, img)
-        if img.dtype != np.uint8:
-            return as_floats(self.apply(as_bytes(img), **params))
+        if img.dtype != UINT8:
+            return through_bytes(self, img, params)
         return in_turns(img, lambda part: self._downscaled(part, params["scale"]))
 
     def _downscaled(self, img: Array, scale: float) -> Array:

@@ -17,8 +17,8 @@ from .arguments import number, number_range, one_of, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .equalizing import contrast_table, equalize_table_cv, equalize_table_pil, histogram
 from .lookup import interleaved, look_up, planes
-from .pointwise import as_bytes, as_floats, channels_of, is_grey
-from .tables import check_dtype, check_grey_or_rgb
+from .pointwise import channels_of, is_grey
+from .tables import UINT8, check_grey_or_rgb, through_bytes
 
 if TYPE_CHECKING:
     from ..seeding import Draws
@@ -52,12 +52,10 @@ class CLAHE(ImageOnlyTransform):
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The image with its lightness equalized."""
-        check_dtype(self, img)
-        check_grey_or_rgb(self, img.shape)
-        if img.dtype != np.uint8:
-            return as_floats(self.apply(as_bytes(img), **params))
-        clahe = cv2.createCLAHE(clipLimit=params["clip_limit"], tileGridSize=self.tile_grid_size)
-        if is_grey(img.shape):
+        if img.dtype != UINT8:
+            return through_bytes(self, img, params)
+        clahe = cv2.createCLAHE(params["clip_limit"], self.tile_grid_size)
+        if check_grey_or_rgb(self, img.shape):
             return clahe.apply(img).reshape(img.shape)
         return _with_first_channel(img, clahe.apply, cv2.COLOR_RGB2LAB, cv2.COLOR_LAB2RGB)
 
@@ -109,26 +107,14 @@ class Equalize(ImageOnlyTransform):
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The equalized image."""
-        check_dtype(self, img)
-        check_grey_or_rgb(self, img.shape)
+        if img.dtype != UINT8:
+            return through_bytes(self, img, params)
+        grey = check_grey_or_rgb(self, img.shape)
         mask = params.get("mask") if callable(self.mask) else self.mask
         if mask is not None:
             mask = np.asarray(mask).astype(np.uint8)
             self._check_mask(img.shape, mask.shape)
-        if img.dtype != np.uint8:
-            return as_floats(self._equalized(as_bytes(img), mask))
-        return self._equalized(img, mask)
-
-    def _check_mask(self, shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
-        grey_only = is_grey(shape) or not self.by_channels
-        allowed = {1} if grey_only else {1, channels_of(shape)}
-        if mask_shape[:2] != shape[:2] or channels_of(mask_shape) not in allowed:
-            msg = f"Equalize: a mask of shape {mask_shape} does not fit the image of shape {shape}"
-            msg += "; with by_channels=False it has one channel" if not self.by_channels else ""
-            raise RecipeError(msg)
-
-    def _equalized(self, img: Array, mask: Array | None) -> Array:
-        if is_grey(img.shape):
+        if grey:
             plane = img.reshape(img.shape[:2])
             return self._plane(plane, _mask_of(mask, 0)).reshape(img.shape)
         if not self.by_channels:
@@ -139,6 +125,13 @@ class Equalize(ImageOnlyTransform):
                 cv2.COLOR_YCrCb2RGB,
             )
         return interleaved([self._plane(plane, _mask_of(mask, c)) for c, plane in enumerate(planes(img))])
+
+    def _check_mask(self, shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
+        allowed = {1, channels_of(shape)} if self.by_channels else {1}
+        if mask_shape[:2] != shape[:2] or channels_of(mask_shape) not in allowed:
+            msg = f"Equalize: a mask of shape {mask_shape} does not fit the image of shape {shape}"
+            msg += "; with by_channels=False it has one channel" if not self.by_channels else ""
+            raise RecipeError(msg)
 
     def _plane(self, plane: Array, mask: Array | None) -> Array:
         if self.mode == "cv" and mask is None:
@@ -185,9 +178,8 @@ class AutoContrast(ImageOnlyTransform):
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The stretched image."""
-        check_dtype(self, img)
-        if img.dtype != np.uint8:
-            return as_floats(self.apply(as_bytes(img), **params))
+        if img.dtype != UINT8:
+            return through_bytes(self, img, params)
         if is_grey(img.shape):
             return self._plane(img.reshape(img.shape[:2])).reshape(img.shape)
         stretched = [self._plane(plane) for plane in planes(img)]

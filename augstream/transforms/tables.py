@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import RecipeError
-from .base import Array, ImageOnlyTransform, Params
+from .base import Array, BasicTransform, ImageOnlyTransform, Params
 from .canvas import Canvas
 from .lookup import look_up
-from .pointwise import Table
+from .pointwise import Table, as_bytes, as_floats
 
-_UINT8 = np.dtype(np.uint8)
-_DTYPES = frozenset({_UINT8, np.dtype(np.float32)})
+UINT8 = np.dtype(np.uint8)
+_DTYPES = frozenset({UINT8, np.dtype(np.float32)})
 
 
 class TableTransform(ImageOnlyTransform):
@@ -31,7 +31,7 @@ class TableTransform(ImageOnlyTransform):
 
     def fuse(self, canvas: Canvas, params: Params) -> bool:
         """Hand the table to the canvas."""
-        if canvas.dtype != _UINT8:
+        if canvas.dtype != UINT8:
             return False
         canvas.table(self.table(params, canvas.shape))
         return True
@@ -39,7 +39,7 @@ class TableTransform(ImageOnlyTransform):
     def apply(self, img: Array, **params: Any) -> Array:
         """The image after the operation."""
         check_dtype(self, img)
-        if img.dtype == _UINT8:
+        if img.dtype == UINT8:
             return look_up(img, self.table(params, img.shape))
         return self.on_floats(img, params)
 
@@ -54,8 +54,16 @@ def check_dtype(owner: object, img: Array) -> None:
         raise RecipeError(msg)
 
 
-def check_grey_or_rgb(owner: object, shape: tuple[int, ...]) -> None:
-    """Raise `TypeError` unless `shape` is that of an image of one or three channels."""
-    if len(shape) == 3 and shape[2] not in {1, 3}:
+def through_bytes(owner: BasicTransform, img: Array, params: Params) -> Array:
+    """What `owner`, which works on uint8, makes of a float32 image of 0…1, there and back; `RecipeError` for others."""
+    check_dtype(owner, img)
+    return as_floats(owner.apply(as_bytes(img), **params))
+
+
+def check_grey_or_rgb(owner: object, shape: tuple[int, ...]) -> bool:
+    """Whether an image of `shape` is grey; `TypeError` unless it has one or three channels."""
+    num_channels = shape[2] if len(shape) == 3 else 1
+    if num_channels not in {1, 3}:
         msg = f"{type(owner).__name__} takes images of 1 or 3 channels, got shape {shape}"
         raise TypeError(msg)
+    return num_channels == 1
