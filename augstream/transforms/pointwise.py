@@ -30,6 +30,7 @@ _LOWEST: npt.NDArray[np.float32] = _constant(np.zeros(256, np.float32))
 _HIGHEST: npt.NDArray[np.float32] = _constant(np.full(256, 255, np.float32))
 _BYTES: Table = _constant(np.arange(256, dtype=np.uint8))
 _INVERTED: Table = _constant(_BYTES[::-1].copy())
+_POSTERIZED: Table = _constant(np.array([_BYTES >> bits << bits for bits in range(8, -1, -1)]))
 _SHARES: npt.NDArray[Any] = _constant(np.arange(256) * (1.0 / 255))
 _RAMP: Table = _constant(np.clip(np.arange(-256, 512), 0, 255).astype(np.uint8))
 
@@ -82,11 +83,9 @@ def solarize_table(threshold: float) -> Table:
     return np.where(threshold * 255.0 <= _BYTES, 255 - _BYTES, _BYTES)
 
 
-def posterize_table(num_bits: int | Sequence[int]) -> Table:
+def posterize_table(num_bits: int | list[int]) -> Table:
     """v with only its `num_bits` highest bits kept; (256,), or (256, C) for a number for each channel."""
-    masks = [256 - (1 << (8 - bits)) for bits in ([num_bits] if isinstance(num_bits, int) else num_bits)]
-    columns = np.array(masks, dtype=np.uint8)
-    return _BYTES & columns[0] if len(columns) == 1 else _BYTES[:, None] & columns
+    return _POSTERIZED[num_bits].squeeze().T
 
 
 def shift_table(shift: float) -> Table:
