@@ -63,7 +63,7 @@ class CLAHE(ImageOnlyTransform):
 def _with_first_channel(image: Array, change: Callable[[Array], Array], there: int, back: int) -> Array:
     """An RGB image whose first channel in another colour space was changed by `change`."""
     other = cv2.cvtColor(image, there)
-    cv2.insertChannel(change(cv2.extractChannel(other, 0)), other, 0)
+    cv2.insertChannel(change(planes(other)[0]), other, 0)  # all planes come sooner than one by itself
     return cv2.cvtColor(other, back)
 
 
