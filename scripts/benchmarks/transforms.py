@@ -1,7 +1,7 @@
 """Each transform against albumentations 2.0.8 and plain OpenCV: microseconds of a `Compose` call, one thread.
 
-All three return an array of their own, written. Where the cost depends much on what is drawn, both libraries are given
-one value to draw, so that they do the same work.
+Plain calls draw their parameters, too, and use their memory again. Where the cost depends much on what is drawn, all
+are given one value to draw, so that they do the same work.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from albumentations.pytorch import ToTensorV2 as TheirToTensorV2
 from harness import Burst, keep_memory, race, say, table, timed
-from plain import NUM_DRAWS, plain, same_draws
+from plain import PLAIN
 
 import augstream as A
 
@@ -105,16 +105,13 @@ def measure(cases: dict[str, Case], image: np.ndarray, arguments: Namespace) -> 
             label: composed(library, case, image, box="box" in name)
             for label, library in (("theirs", albumentations), ("ours", A))
         }
+        if name in PLAIN:
+            calls["plain"] = PLAIN[name](image)
         seconds = 0.01 if arguments.quick else 0.03
         contenders: dict[str, Callable[[], Burst]] = {}
         for label, call in calls.items():
             call()
             contenders[label] = timed(call, seconds=seconds)
-        compose = A.Compose([getattr(A, cls)(**given) for cls, given in case])
-        compared = plain(name, compose, image)
-        if compared is not None:
-            for label, call in (("plain", compared), ("as plain", same_draws(compose, image))):
-                contenders[label] = timed(call, seconds=seconds, scale=NUM_DRAWS)
         result = race(contenders, reference="theirs", rounds=arguments.rounds * 3, progress=False)
         ratios = result.ratios("ours", "cpu_s")
         us = {label: 1e6 / result.rate(label, "cpu_s") for label in contenders}
@@ -124,11 +121,11 @@ def measure(cases: dict[str, Case], image: np.ndarray, arguments: Namespace) -> 
             "ratio": statistics.median(ratios),
             "wanted": WANTED.get(name, 1.0),
         }
-        if compared is not None:
+        if "plain" in calls:
             row["over_plain_us"] = statistics.median(
                 [
                     1e6 * (ours.cpu_s / ours.items - other.cpu_s / other.items)
-                    for ours, other in zip(result.bursts["as plain"], result.bursts["plain"], strict=True)
+                    for ours, other in zip(result.bursts["ours"], result.bursts["plain"], strict=True)
                 ]
             )
         rows.append(row)
