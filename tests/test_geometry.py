@@ -368,3 +368,24 @@ def test_fills():
     with pytest.raises(RecipeError):
         fill_value(object(), "fill", "red")
     assert image_size(object(), (np.int64(3), 4), None, None) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [(name, params) for name, params in CASES if hasattr(getattr(A, name)(**params), "mask_interpolation")],
+)
+def test_the_pipelines_mask_interpolation_is_that_of_each_transform(name, params):
+    image, mask = np.zeros((36, 40, 3), np.uint8), some_array((36, 40), np.uint8)
+    make = getattr(A, name)
+
+    def masks(transform, **more):
+        compose = A.Compose([transform], seed=5, **more)
+        return [compose(image=image, mask=mask)["mask"] for _ in range(3)]
+
+    nearest, smooth = (
+        masks(make(**{**params, "mask_interpolation": code}))
+        for code in (cv2.INTER_NEAREST, cv2.INTER_LINEAR)
+    )
+    assert all(map(np.array_equal, masks(make(**params), mask_interpolation=cv2.INTER_LINEAR), smooth))
+    is_same = all(map(np.array_equal, nearest, smooth))
+    assert is_same == (params.get("area_for_downscale") == "image_mask" or np.array_equal(nearest[0], mask))

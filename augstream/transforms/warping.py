@@ -32,11 +32,9 @@ class WarpTransform(GeometricTransform):
         self.border_mode = one_of(self, "border_mode", border_mode, BORDER_MODES)
         self.fill = fill_value(self, "fill", fill)
         self.fill_mask = fill_value(self, "fill_mask", fill_mask)
-        self._samplings = (
-            Sampling(interpolation, border_mode, self.fill),
-            Sampling(mask_interpolation, border_mode, self.fill_mask),
-        )
 
     def sampling(self, canvas: Canvas) -> Sampling:
         """How what is on `canvas` is sampled."""
-        return self._samplings[canvas.is_mask]
+        if canvas.is_mask:
+            return Sampling(self.mask_interpolation, self.border_mode, self.fill_mask)
+        return Sampling(self.interpolation, self.border_mode, self.fill)
