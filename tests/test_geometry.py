@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import augstream as A
 from augstream.errors import RecipeError
 from augstream.transforms import geometry, raster
-from augstream.transforms.arguments import fill_value, image_size, integer, number_range
+from augstream.transforms.arguments import BORDER_MODES, fill_value, image_size, integer, number_range
 from augstream.transforms.canvas import Canvas
 from augstream.transforms.raster import Sampling
 
@@ -121,6 +121,29 @@ def test_a_fill_for_another_number_of_channels_is_refused():
 
 def test_an_image_without_channels_keeps_its_place():
     assert raster.resize(np.zeros((4, 4, 0), np.uint8), (2, 3), cv2.INTER_LINEAR).shape == (2, 3, 0)
+
+
+@pytest.mark.parametrize("border_mode", BORDER_MODES)
+@pytest.mark.parametrize("fill", [7, (250, 3, 90)])
+def test_a_warp_of_three_channels_is_opencvs(border_mode, fill):
+    image = cv2.GaussianBlur(some_array((80, 70, 3), np.uint8), (5, 5), 1)[3:67, 5:66]  # enough to go as four
+    matrix = np.float64([[0.9, 0.3, -4], [-0.2, 1.1, 3], [0.001, 0.0005, 1]])
+    map_x, map_y = np.random.default_rng(0).uniform(-20, 90, (2, 55, 83)).astype(np.float32)
+    border = {"borderMode": border_mode, "borderValue": fill if isinstance(fill, tuple) else (fill,) * 3}
+    for interpolation in (cv2.INTER_LINEAR, cv2.INTER_AREA):
+        sampling = Sampling(interpolation, border_mode, fill)
+        np.testing.assert_array_equal(
+            raster.warp_affine(image, matrix[:2], (55, 83), sampling),
+            cv2.warpAffine(image, matrix[:2], (83, 55), flags=interpolation, **border),
+        )
+        np.testing.assert_array_equal(
+            raster.warp_perspective(image, matrix, (55, 83), sampling),
+            cv2.warpPerspective(image, matrix, (83, 55), flags=interpolation, **border),
+        )
+        np.testing.assert_array_equal(
+            raster.remap(image, map_x, map_y, sampling),
+            cv2.remap(image, map_x, map_y, interpolation, **border),
+        )
 
 
 # Symmetries
