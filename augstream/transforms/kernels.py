@@ -13,6 +13,7 @@ from .channels import in_turns
 
 Array = npt.NDArray[Any]
 
+_UINT8 = np.dtype(np.uint8)
 _MEDIAN_CHANNELS = frozenset({1, 3, 4})
 
 
@@ -76,11 +77,12 @@ def box_blurred(image: Array, size: int) -> Array:
 
 def median_blurred(image: Array, size: int) -> Array:
     """The median of each square of side `size`, of a uint8 image."""
-    most = 1 if image.ndim == 3 and image.shape[2] not in _MEDIAN_CHANNELS else 4
-    return in_turns(image, lambda part: cv2.medianBlur(part, size), most)
+    if image.ndim == 2 or image.shape[2] in _MEDIAN_CHANNELS:
+        return cv2.medianBlur(image, size).reshape(image.shape)
+    return in_turns(image, lambda plane: cv2.medianBlur(plane, size), 1)
 
 
 def _finished(result: Array, image: Array) -> Array:
-    if result.dtype != np.uint8:
+    if result.dtype != _UINT8:
         np.clip(result, 0, 1, out=result)
     return result.reshape(image.shape)
