@@ -10,9 +10,8 @@ from engine import dataset_of
 
 import augstream as A
 from augstream.augment import as_stage
-from augstream.ledgers.coded import TOLD, Code, CodedStage, Room, coded
-from augstream.ledgers.fold import BLOCK_BYTES, sums
-from augstream.ledgers.marks import Told, marks_of
+from augstream.ledgers.coded import TOLD, Code, CodedStage, coded
+from augstream.ledgers.marks import marks_of
 
 KEY = bytes(16)
 PICTURE = np.random.default_rng(5).integers(0, 256, (61, 47, 3), np.uint8)
@@ -114,35 +113,3 @@ def test_arithmetic_that_goes_astray_is_seen_in_the_first_image() -> None:
     after = marks_of({"image": images}, names, 2, ready)
     assert after.digest != before.digest
     assert after.samples == before.samples
-
-
-@pytest.mark.parametrize("num_blocks", [1, 7, 255, 256, 1000])
-def test_every_byte_of_the_brightest_image_counts(num_blocks: int) -> None:
-    """Sums of float32 are those of integers, and are not taken of images for which they are not; zeros follow each."""
-    room = Room()
-    image = room.planes((1, num_blocks, BLOCK_BYTES))
-    image[:] = 255
-    room.seen()
-    white = room.sums
-    expected = image.view("<u2").reshape(num_blocks, -1).sum(0).astype("<f4").view("<u8")
-    assert white.tolist() == (expected if num_blocks < 256 else sums(image)).tolist()
-    for place in range(0, image.size, image.size // 17):
-        image.flat[place] -= 1
-        room.seen()
-        assert not np.array_equal(room.sums, white)
-        image.flat[place] += 1
-    room.seen()
-    assert np.array_equal(room.sums, white)
-
-
-def test_a_batch_may_mix_images_told_by_codes_and_by_bytes() -> None:
-    stage = coded(as_stage(A.Compose([A.Normalize(), A.ToTensorV2()])))
-    row = stage({"image": PICTURE}, KEY)
-    images = np.stack([np.asarray(row["image"])] * 2)
-    names = [("a.tar", "0"), ("a.tar", "1")]
-    both = [row[TOLD], Told(sums(images[1]), images[1].nbytes)]
-    by_bytes = marks_of({"image": images}, names, 2).samples
-    for told, same in ((both, slice(6, 12)), (both[::-1], slice(6))):
-        found = marks_of({"image": images}, names, 2, {"image": told}).samples
-        assert found[same] == by_bytes[same]
-        assert found != by_bytes

@@ -167,7 +167,7 @@ def test_a_broken_ledger_is_refused_and_left_alone(shards, whole, tmp_path):
         with pytest.raises(LedgerError, match=f"line {number} of the ledger is broken"):
             run(dataset_of(shards), path)
         assert path.read_bytes() == broken
-    path.write_bytes(text.replace(b'{"ledger": 3', b'{"ledger": 1', 1))
+    path.write_bytes(text.replace(b'{"ledger": 2', b'{"ledger": 1', 1))
     with pytest.raises(LedgerError, match=r"a ledger of version 1, .* begin another"):
         run(dataset_of(shards), path)
     path.write_bytes(b"a letter to somebody")

@@ -6,7 +6,7 @@ has at most 256 that are known beforehand. Such planes are told exactly by uint8
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -19,7 +19,7 @@ from ..transforms.call import Call
 from ..transforms.compose import ComposeStage
 from ..transforms.deferral import IMAGE, OtherEnd, ends_in_floats
 from ..transforms.levels import Levels
-from ..transforms.lookup import add_up, plane_stride
+from ..transforms.lookup import plane_stride
 from ..transforms.normalize import FloatTableTransform
 from .fold import BLOCK_BYTES, COLUMNS, Array, Words
 from .marks import Told
@@ -30,8 +30,6 @@ TOLD = "__told__"
 _TAG_BYTES = 8
 _CODED = 1 << 63  # no array has so many bytes
 _LEVELS = 256
-_MAX_BLOCKS = 256  # as `add_up` says
-_NUM_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,12 +72,11 @@ class Code:
 class Room:
     """Where the planes of uint8 of one image after the other are put, and read: `sums` are those of the last one."""
 
-    __slots__ = ("_planes", "_quarters", "_rows", "sums")
+    __slots__ = ("_blocks", "_planes", "sums")
 
     def __init__(self) -> None:
         self._planes = np.empty((0, 0, 0), np.uint8)
-        self._quarters = np.empty((0, 4 * COLUMNS), np.uint16)
-        self._rows = _rows()
+        self._blocks: Words = np.empty((0, COLUMNS), "<u8")
         self.sums: Words | None = None
 
     def planes(self, shape: tuple[int, ...]) -> Array:
@@ -87,39 +84,24 @@ class Room:
         if self._planes.shape != shape:
             num, height, width = shape
             stride = plane_stride(height * width)
-            memory = np.zeros(max(-(-num * stride // BLOCK_BYTES), 1) * BLOCK_BYTES, np.uint8)
+            memory = np.zeros(-(-num * stride // BLOCK_BYTES) * BLOCK_BYTES, np.uint8)
             self._planes = np.ndarray(shape, np.uint8, memory, 0, (stride, width, 1))
-            self._quarters = memory.view(np.uint16).reshape(-1, 4 * COLUMNS)
+            self._blocks = memory.view("<u8").reshape(-1, COLUMNS)
         return self._planes
 
     def seen(self) -> None:
         """Read the planes, which are there, and are about to be looked up."""
-        if len(self._quarters) <= _MAX_BLOCKS:
-            floats, self.sums = next(self._rows)
-            add_up(self._quarters, floats)
-        else:
-            self.sums = np.add.reduce(self._quarters.view("<u8"), 0)
-
-
-def _rows() -> Iterator[tuple[npt.NDArray[np.float32], Words]]:
-    """Memory for the sums of one image after the other, (1, 2036) float32, and the same as words (1018,).
-
-    Many in one piece: single ones take longer to allocate and to collect than to fill.
-    """
-    while True:
-        floats = np.empty((_NUM_ROWS, 1, 4 * COLUMNS), np.float32)
-        yield from zip(floats, floats.view("<u8")[:, 0], strict=True)
+        self.sums = np.add.reduce(self._blocks, 0)
 
 
 class CodedStage(OtherEnd):
     """A stage that `ends_in_floats`, with the same results, and in `__told__` what a ledger reads of the image.
 
-    Those are sums of the image's code, with zeros between its planes as `plane_stride` says and after them up to a
-    whole number of blocks of 4,072 bytes: of its 16-bit numbers, the i-th in column i mod 2036; or, of more than 256
-    blocks, its `sums`, which follow from those, and so see no more. The bytes that are looked up are read just before
-    they are; where the stage does not do that in one step, as with ``fused=False``, they are found again from the
-    floats. Either way, equal sums mean equal floats, and equal floats equal sums. An image that is not of these floats,
-    as one that was of floats before the last step, is told by its own bytes.
+    Those are the `sums` of the image's code, with zeros between its planes as `plane_stride` says and after them up to
+    a whole number of blocks. The bytes that are looked up are read just before they are; where the stage does not do
+    that in one step, as with ``fused=False``, they are found again from the floats. Either way, equal sums mean equal
+    floats, and equal floats equal sums. An image that is not of these floats, as one that was of floats before the last
+    step, is told by its own bytes.
 
     Not seen: floats that are changed after, or by, the look-up, in memory.
     """

@@ -18,9 +18,8 @@ _WORD = np.dtype("<u8")
 # A prime, so that no row, channel or tile of an image lies a whole number of blocks from another.
 COLUMNS = 509
 BLOCK_BYTES = 8 * COLUMNS
-_MAX_WORDS = 2 * COLUMNS
 # Odd, so that no product loses a bit.
-_FACTORS = np.frombuffer(shake_128(b"augstream/fold").digest(8 * _MAX_WORDS), _WORD) | np.uint64(1)
+_FACTORS = np.frombuffer(shake_128(b"augstream/fold").digest(BLOCK_BYTES), _WORD) | np.uint64(1)
 _HALF = np.uint64(32)
 
 
@@ -60,7 +59,7 @@ def sums(array: Array) -> Words:
 
 
 def mixed(rows: Words, salts: Sequence[int] = (0,)) -> Words:
-    """8 bytes each, (N,) uint64, over N rows of at most 1,018 words, and a number for each or for all."""
+    """8 bytes each, (N,) uint64, over N rows of at most 509 words, and a number for each or for all."""
     mixing = rows >> _HALF  # the high bits count below, too, where a product does not push them out
     mixing ^= rows
     found: Words = mixing @ _FACTORS[: rows.shape[1]]

@@ -138,17 +138,10 @@ def _of_array(array: Array, count: int, ready: Sequence[Told] | None) -> _Field:
         words = _short_rows(array, count, size)
         return _Field(form, array.tobytes() if size <= _FEW_BYTES else words.tobytes(), words)
     told = [Told(sums(row), size) for row in array] if ready is None else ready
-    folds = mixed(_rows([row.sums for row in told]), [row.salt for row in told])
+    rows = np.concatenate([row.sums for row in told]).reshape(count, COLUMNS)
+    folds = mixed(rows, [row.salt for row in told])
     checked = array[0].reshape(-1)[:_NUM_CHECKED].tobytes() if told[0].salt != size else b""
     return _Field(form, folds.tobytes() + checked, folds[:, None])
-
-
-def _rows(told: list[Words]) -> Words:
-    """Rows of words as one array (N, W), those that are shorter filled up with zeros, which count for nothing."""
-    width = max(map(len, told))
-    if width != min(map(len, told)):
-        told = [np.pad(row, (0, width - len(row))) for row in told]
-    return np.concatenate(told).reshape(len(told), width)
 
 
 def piece(array: Array) -> bytes:

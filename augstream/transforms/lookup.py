@@ -127,15 +127,6 @@ def plane_stride(size_bytes: int) -> int:
     return size_bytes + (_OFFSET_BYTES - size_bytes) % _LINE_BYTES
 
 
-def add_up(numbers: npt.NDArray[np.uint16], out: npt.NDArray[np.float32]) -> None:
-    """Write the sum of each column of (N, W) to `out` (1, W); exact up to 256 rows, for float32 has all up to 2**24.
-
-    numpy adds up at the same pace, but runs through far more code before, which after a decoded image costs more than
-    the data.
-    """
-    cv2.reduce(numbers, 0, cv2.REDUCE_SUM, out, cv2.CV_32F)
-
-
 def interleaved(channels: Sequence[Image] | Image) -> Image:
     """The image (H, W, C) of at most four channels (H, W); a new contiguous array, in the cache."""
     first = channels[0]
