@@ -336,7 +336,7 @@ def _blurred(image: Image) -> Callable[[], Any]:
 
 def _compressed(image: Image) -> Callable[[], Any]:
     def call() -> Image:
-        quality = (cv2.IMWRITE_JPEG_QUALITY, randint(99, 100))
+        quality = (cv2.IMWRITE_JPEG_QUALITY, randint(99, 99))
         return cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
 
     return call

@@ -52,7 +52,7 @@ OTHERS: dict[str, Case] = {
         "RandomGamma": {}, "CLAHE": {}, "Equalize": {}, "AutoContrast": {}, "Posterize": {}, "Solarize": {},
         "InvertImg": {}, "ToGray": {}, "Sharpen": {}, "GaussianBlur": {"sigma_limit": (1.5, 1.5)},
         "Blur": {"blur_limit": (5, 5)}, "MotionBlur": {"blur_limit": (5, 5)}, "MedianBlur": {"blur_limit": (5, 5)},
-        "ISONoise": {}, "ImageCompression": {}, "Downscale": {}, "ToFloat": {}, "NoOp": {},
+        "ISONoise": {}, "ImageCompression": {"quality_range": (99, 99)}, "Downscale": {}, "ToFloat": {}, "NoOp": {},
     }.items()
 }  # fmt: skip
 SPECIAL: dict[str, Case] = {
