@@ -18,7 +18,6 @@ import pytest
 import torch
 
 import augstream as A
-from augstream.transforms.canvas import Canvas
 from augstream.transforms.serialization import registered_classes
 
 Case = tuple[str, dict[str, Any]]
@@ -369,29 +368,6 @@ def an_image_that_is_still_encoded_gives_the_same(case: Case) -> None:
     for number in range(NUM_ADDRESSES):
         expected = compose.at(number)(image=photograph())
         check_same(compose.at(number)(image=Encoded(photograph())), expected)
-
-
-@promise()
-def a_fused_step_only_claims_what_it_did(case: Case) -> None:
-    """`fuse` says whether it did the work; a canvas it refused must be as it was."""
-    transform = getattr(A, case[0])(**case[1])
-    call_params: list[dict[str, Any]] = []
-
-    class Spying(type(transform)):  # type: ignore[misc]  # its class is known at run time only
-        def fuse(self, canvas: Canvas, params: dict[str, Any]) -> bool:
-            call_params.append(params)
-            before = None if canvas.is_pending else canvas.pixels().copy()
-            done = super().fuse(canvas, params)
-            if not done and before is not None:
-                assert not canvas.is_pending
-                np.testing.assert_array_equal(canvas.pixels(), before)
-            return bool(done)
-
-    spy = Spying(**case[1])
-    compose = A.Compose([spy], seed=1)
-    for dtype in (np.uint8, np.float32):
-        compose(image=photograph(3, dtype), mask=photograph(None))
-    assert case[0] == "NoOp" or call_params
 
 
 @every_case

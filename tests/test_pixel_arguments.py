@@ -206,7 +206,7 @@ def test_normalizing_and_planes_touch_pixels_once():
     image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     canvas = Canvas(image)
     for transform, params in ((A.InvertImg(p=1), {}), (A.Normalize(), {}), (A.ToTensorV2(), {})):
-        assert transform.fuse(canvas, params)
+        transform.fuse(canvas, params)
     out = np.empty((3, 20, 24), np.float32)
     assert canvas.finish(out) is out
     expected = A.Normalize().apply(255 - image).transpose(2, 0, 1)

@@ -109,7 +109,7 @@ class BasicTransform(metaclass=TransformMeta):
 
     kinds: ClassVar[frozenset[str]] = frozenset()
     plan_kind: ClassVar[str] = "pixels"
-    """How `fuse` does the work: "view", "late", "table", "floats" or "planes"; "pixels" where it does not."""
+    """How `fuse` does the work: "view", "late", "table", "floats" or "planes"; "pixels" where by `apply`."""
     is_custom: ClassVar[bool] = False
     """Whether it is defined elsewhere, and may ask for `py_random` and `random_generator`, which nothing here does."""
     _legacy: ClassVar[Mapping[str, str]] = {}
@@ -181,9 +181,10 @@ class BasicTransform(metaclass=TransformMeta):
 
     # Application
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
-        """Do the work on `canvas` without touching pixels, and say whether it was done; as `apply`, to the bit."""
-        return False
+    def fuse(self, canvas: Canvas, params: Params) -> None:
+        """Do the work on `canvas`: by `apply` on its pixels, or, in subclasses, to the bit so without touching any."""
+        array = canvas.pixels()
+        canvas.set(self.apply_to_mask(array, **params) if canvas.is_mask else self.apply(array, **params))
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The transformed image, a new array; (H, W) or (H, W, C) in, as many axes out."""

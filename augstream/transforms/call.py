@@ -5,7 +5,8 @@ Everything that a call needs lives here, and dies with it. That is why pipelines
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -206,18 +207,19 @@ class Call:
 
     def apply(self, transform: BasicTransform, params: Params) -> None:
         """Apply `transform` with `params` to every target of a kind that it knows."""
-        kinds, known, fused = self.kinds, transform.kinds, self.fused
+        kinds, known = self.kinds, transform.kinds
         if self.is_planar and not known.isdisjoint(PIXEL_KINDS):
             msg = f"{type(transform).__name__} stands after ToTensorV2, which must be the last one of its Compose"
             raise RecipeError(msg)
         full: Params = {**params, "shape": self.shape}
+        fuse = transform.fuse if self.fused else partial(BasicTransform.fuse, transform)
         for name, canvas in self.rasters.items():
-            if kinds[name] in known and not (fused and transform.fuse(canvas, full)):
-                _compute(transform, canvas, full)
+            if kinds[name] in known:
+                fuse(canvas, full)
         if self.stacks:
             for name, stack in self.stacks.items():
                 if kinds[name] in known:
-                    self._apply_to_stack(transform, kinds[name], stack, full)
+                    _apply_to_stack(transform, kinds[name], stack, full, fuse)
         if self.processors:
             for name, processor in self.processors.items():
                 if kinds[name] in known:
@@ -253,17 +255,6 @@ class Call:
         kept = self.others[name] = processor.filter(array, shape)
         self.filtered[name] = (kept, shape)
 
-    def _apply_to_stack(self, transform: BasicTransform, kind: str, stack: Stack, params: Params) -> None:
-        hook = "apply_to_images" if kind == "images" else "apply_to_masks"
-        if getattr(type(transform), hook) is getattr(BasicTransform, hook):
-            for canvas in stack.canvases:
-                if not (self.fused and transform.fuse(canvas, params)):
-                    _compute(transform, canvas, params)
-        elif stack.canvases:
-            arrays = np.stack([canvas.pixels() for canvas in stack.canvases])
-            for canvas, array in zip(stack.canvases, getattr(transform, hook)(arrays, **params), strict=True):
-                canvas.set(array)
-
     def _apply_to_annotations(
         self, transform: BasicTransform, name: str, processor: Processor, params: Params
     ) -> None:
@@ -278,9 +269,14 @@ class Call:
             self.others[name] = after
 
 
-def _compute(transform: BasicTransform, canvas: Canvas, params: Params) -> None:
-    """Do the work on pixels, where it cannot be put off."""
-    array = canvas.pixels()
-    canvas.set(
-        transform.apply_to_mask(array, **params) if canvas.is_mask else transform.apply(array, **params)
-    )
+def _apply_to_stack(
+    transform: BasicTransform, kind: str, stack: Stack, params: Params, fuse: Callable[[Canvas, Params], None]
+) -> None:
+    hook = "apply_to_images" if kind == "images" else "apply_to_masks"
+    if getattr(type(transform), hook) is getattr(BasicTransform, hook):
+        for canvas in stack.canvases:
+            fuse(canvas, params)
+    elif stack.canvases:
+        arrays = np.stack([canvas.pixels() for canvas in stack.canvases])
+        for canvas, array in zip(stack.canvases, getattr(transform, hook)(arrays, **params), strict=True):
+            canvas.set(array)

@@ -28,7 +28,7 @@ from .pointwise import (
     is_grey,
     shift_table,
 )
-from .tables import check_dtype, check_grey_or_rgb
+from .tables import UINT8, check_dtype, check_grey_or_rgb
 
 if TYPE_CHECKING:
     from ..seeding import Draws
@@ -88,22 +88,22 @@ class ColorJitter(ImageOnlyTransform):
         params["order"] = list(_ORDERS[int(len(_ORDERS) * rng.random())])
         return params
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
-        """Do the work on uint8 pixels; the table that comes last joins what follows."""
-        if canvas.dtype != np.uint8:
-            return False
+    def fuse(self, canvas: Canvas, params: Params) -> None:
+        """Do the work on pixels; the table that comes last on uint8 joins what follows."""
+        if canvas.dtype != UINT8:
+            super().fuse(canvas, params)
+            return
         check_grey_or_rgb(self, canvas.shape)
         sheet = _jitter_bytes(canvas.pixels(), _factors(params), params["order"])
         canvas.set(sheet.pixels)
         if sheet.table is not None:
             canvas.table(sheet.table)
-        return True
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The image in other colours."""
         check_dtype(self, img)
         check_grey_or_rgb(self, img.shape)
-        if img.dtype != np.uint8:
+        if img.dtype != UINT8:
             return _jitter_floats(img, _factors(params), params["order"])
         result = _jitter_bytes(img, _factors(params), params["order"]).current()
         return img.copy() if result is img else result
@@ -255,18 +255,18 @@ class HueSaturationValue(ImageOnlyTransform):
             "val_shift": rng.uniform(*self.val_shift_limit),
         }
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
-        """A grey uint8 image needs only a table."""
-        if canvas.dtype != np.uint8 or not is_grey(canvas.shape):
-            return False
-        canvas.table(shift_table(params["val_shift"]))
-        return True
+    def fuse(self, canvas: Canvas, params: Params) -> None:
+        """Do the work on pixels; a grey uint8 image needs only a table."""
+        if canvas.dtype == UINT8 and is_grey(canvas.shape):
+            canvas.table(shift_table(params["val_shift"]))
+        else:
+            super().fuse(canvas, params)
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The image in other colours."""
         check_dtype(self, img)
         check_grey_or_rgb(self, img.shape)
-        if img.dtype != np.uint8:
+        if img.dtype != UINT8:
             return as_floats(self.apply(as_bytes(img), **params))
         if is_grey(img.shape):
             return look_up(img, shift_table(params["val_shift"]))

@@ -20,10 +20,9 @@ class GeometricTransform(DualTransform):
         """Do the work on `canvas`."""
         raise NotImplementedError
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def fuse(self, canvas: Canvas, params: Params) -> None:
         """Do the work on `canvas`."""
         self.perform(canvas, params)
-        return True
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The transformed image, an array of its own."""

@@ -25,8 +25,8 @@ def gaussian_kernel(sigma: float, size: int) -> Array:
     size = size or int(sigma * 3.5) * 2 + 1
     size += size % 2 == 0
     if sigma == 0:  # for which OpenCV chooses one
-        return np.eye(size, 1, -(size // 2))
-    return cv2.getGaussianKernel(size, sigma)
+        return np.eye(size, 1, -(size // 2), np.float32)
+    return cv2.getGaussianKernel(size, sigma, cv2.CV_32F)
 
 
 def motion_kernel(

@@ -38,21 +38,16 @@ def affine_matrices(
     xy = (sin + tan_x * cos) * scale[1]
     yx = (tan_y * cos - sin) * scale[0]
     yy = (tan_y * sin + cos) * scale[1]
-    x, y = shape[1] / 2, shape[0] / 2
-    left, top = x - 0.5, y - 0.5
     x_shift, y_shift = translate
-    return (
-        (
-            (xx, xy, left + x_shift - xx * left - xy * top),
-            (yx, yy, top + y_shift - yx * left - yy * top),
-            (0.0, 0.0, 1.0),
-        ),
+    for_pixels, for_boxes = [
         (
             (xx, xy, x + x_shift - xx * x - xy * y),
             (yx, yy, y + y_shift - yx * x - yy * y),
             (0.0, 0.0, 1.0),
-        ),
-    )
+        )
+        for x, y in _middles(shape)
+    ]
+    return for_pixels, for_boxes
 
 
 def whole_rotations(shape: Shape, angle: float) -> tuple[Matrix, Matrix, Pair]:
@@ -67,22 +62,21 @@ def whole_rotations(shape: Shape, angle: float) -> tuple[Matrix, Matrix, Pair]:
     new_height = int(height * abs(cos) + width * abs(sin))
     scale_x, scale_y = width / max(1, new_width), height / max(1, new_height)
     xx, xy, yx, yy = scale_x * cos, scale_x * sin, -scale_y * sin, scale_y * cos
-    x, y = width / 2, height / 2
-    left, top = x - 0.5, y - 0.5
-    middle_x, middle_y = new_width / 2, new_height / 2
-    return (
+    for_pixels, for_boxes = [
         (
-            (xx, xy, scale_x * (middle_x - cos * left - sin * top)),
-            (yx, yy, scale_y * (middle_y + sin * left - cos * top)),
+            (xx, xy, scale_x * (new_width / 2 - cos * x - sin * y)),
+            (yx, yy, scale_y * (new_height / 2 + sin * x - cos * y)),
             (0.0, 0.0, 1.0),
-        ),
-        (
-            (xx, xy, scale_x * (middle_x - cos * x - sin * y)),
-            (yx, yy, scale_y * (middle_y + sin * x - cos * y)),
-            (0.0, 0.0, 1.0),
-        ),
-        (scale_x, scale_y),
-    )
+        )
+        for x, y in _middles(shape)
+    ]
+    return for_pixels, for_boxes, (scale_x, scale_y)
+
+
+def _middles(shape: Shape) -> tuple[Pair, Pair]:
+    """The middle of an image of `shape`, for pixels and for boxes."""
+    x, y = shape[1] / 2, shape[0] / 2
+    return (x - 0.5, y - 0.5), (x, y)
 
 
 def fitted(matrix: Matrix, shape: Shape) -> tuple[Matrix, Size]:

@@ -19,7 +19,7 @@ from .canvas import Canvas
 from .levels import Levels, Quotient, as_levels, levels_of, normalized_levels
 from .lookup import planes
 from .pointwise import LEVELS, channels_of, max_value
-from .tables import check_dtype
+from .tables import UINT8, check_dtype
 
 if TYPE_CHECKING:
     from ..seeding import Draws
@@ -52,16 +52,16 @@ class FloatTableTransform(ImageOnlyTransform):
         """Nothing to draw."""
         return {}
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
-        """Hand the table to the canvas."""
-        if canvas.dtype != np.uint8:
-            return False
-        canvas.levels(self.levels(canvas.shape, canvas.pixels))
-        return True
+    def fuse(self, canvas: Canvas, params: Params) -> None:
+        """Hand the table to the canvas, if it is of uint8."""
+        if canvas.dtype == UINT8:
+            canvas.levels(self.levels(canvas.shape, canvas.pixels))
+        else:
+            super().fuse(canvas, params)
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The float32 image."""
-        if img.dtype == np.uint8:
+        if img.dtype == UINT8:
             return as_levels(img, None, self.levels(img.shape, lambda: img))
         return self.on_floats(img)
 

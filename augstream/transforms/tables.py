@@ -29,12 +29,12 @@ class TableTransform(ImageOnlyTransform):
         """The operation on a float32 image of 0…1; a new array."""
         raise NotImplementedError
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
-        """Hand the table to the canvas."""
-        if canvas.dtype != UINT8:
-            return False
-        canvas.table(self.table(params, canvas.shape))
-        return True
+    def fuse(self, canvas: Canvas, params: Params) -> None:
+        """Hand the table to the canvas, if it is of uint8."""
+        if canvas.dtype == UINT8:
+            canvas.table(self.table(params, canvas.shape))
+        else:
+            super().fuse(canvas, params)
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The image after the operation."""

@@ -30,13 +30,12 @@ class ToTensorV2(BasicTransform):
         """Nothing to draw."""
         return {}
 
-    def fuse(self, canvas: Canvas, params: Params) -> bool:
+    def fuse(self, canvas: Canvas, params: Params) -> None:
         """Decide the layout in which the canvas is finished."""
         if canvas.is_mask and not (self.transpose_mask and len(canvas.shape) == 3):
             canvas.layout = "as is"
         else:
             canvas.layout = "chw"
-        return True
 
     def apply_params(self, call: Call, params: Params) -> None:
         """Decide the layout of every image and mask; the pixels are the same whether operations are joined or not."""
