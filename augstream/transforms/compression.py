@@ -73,7 +73,7 @@ class ImageCompression(ImageOnlyTransform):
         options = (flag, params["quality"])
         num_channels = channels_of(img.shape)
         if num_channels == 3:
-            return _stored(img, suffix, options, cv2.IMREAD_COLOR)
+            return _stored(img, suffix, options, cv2.IMREAD_UNCHANGED)  # looks for no orientation
         if num_channels == 1:
             return _stored(img, suffix, options, cv2.IMREAD_GRAYSCALE).reshape(img.shape)
         if num_channels == 2:

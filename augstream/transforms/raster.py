@@ -48,10 +48,10 @@ def resize(image: Image, size: Size, interpolation: int) -> Image:
         return image
     dsize = (size[1], size[0])
     if image.dtype in _BLENDED and image.ndim == 3 and 1 < image.shape[2] <= _MAX_CHANNELS:
-        return cv2.resize(image, dsize, interpolation=interpolation)  # as below, the short way
+        return cv2.resize(image, dsize, None, 0, 0, interpolation)  # as below, the short way
 
     def work(part: Image, _: Any) -> Image:
-        return cv2.resize(part, dsize, interpolation=interpolation)
+        return cv2.resize(part, dsize, None, 0, 0, interpolation)
 
     return _done(image, size, interpolation, 0, work)
 
