@@ -153,7 +153,7 @@ class StreamLoader:
 
     @property
     def worker_pids(self) -> list[int]:
-        """The process numbers of the workers that run now."""
+        """The process numbers of the workers; one that has just died is among them until its place is filled."""
         return [] if self._source is None else self._source.pids()
 
     def _ledger_at(self, path: str | os.PathLike[str]) -> Ledger:
