@@ -28,7 +28,7 @@ class Server:
         self.short = 0  # declare, and send, one byte less than asked for, so many times
         self.pause_s = 0.0  # between pieces of 64 kB
         self.together: threading.Barrier | None = (
-            None  # answer a GET of a shard only when so many are being asked for
+            None  # answer GETs of shards when so many are asked for at once
         )
         self.odds = 0.0  # of each trouble but stalls, besides, at every request
         self.requests: list[tuple[str, str, str | None]] = []

@@ -13,7 +13,7 @@ from typing import Any
 import albumentations as oracle
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from noises import whole_noise
 from scipy.stats import chisquare, ks_2samp, kstest, norm, poisson
@@ -221,6 +221,8 @@ def test_the_columns_hold_every_share(sigma):
 
 
 @given(st.lists(st.integers(0, 20), min_size=256, max_size=256).filter(any))
+@example([0] * 255 + [1])
+@example([1] + [0] * 255)
 def test_columns_of_any_distribution(weights):
     borders = np.cumsum(weights)[:-1] / sum(weights)
     alias = alias_of(borders)

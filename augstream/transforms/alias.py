@@ -48,6 +48,7 @@ def alias_of(chances: npt.NDArray[np.float64]) -> Alias:
     """The distribution of 0 to 255, given the chance of each or a smaller value, (255,), ascending to at most 1."""
     borders = np.zeros(_NUM_COLUMNS + 1, np.uint64)
     borders[1:-1] = np.minimum(chances * 2.0**64, _LARGEST)  # the last is 2**64, which is 0 to uint64
+    borders[-2] = borders[-2] or 1  # so that no single value's mass is 2**64, either
     masses = borders[1:] - borders[:-1]
     is_heavy = masses >= _COLUMN
     heavy, light = np.flatnonzero(is_heavy), np.flatnonzero(~is_heavy)

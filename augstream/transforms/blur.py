@@ -22,7 +22,8 @@ from .kernels import (
     motion_kernel,
     sharpening_kernel,
 )
-from .tables import UINT8, check_dtype, through_bytes
+from .lookup import UINT8
+from .tables import check_dtype, through_bytes
 
 if TYPE_CHECKING:
     from ..seeding import Draws

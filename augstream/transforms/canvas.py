@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import RecipeError
 from .levels import Levels, Room, as_levels, write_levels
-from .lookup import composed, look_up
+from .lookup import UINT8, composed, look_up
 
 Image = npt.NDArray[Any]
 Table = npt.NDArray[np.uint8]  # (256,) or (256, C)
@@ -32,7 +32,6 @@ _CV_PIXELS = frozenset(  # what OpenCV turns: (code of the dtype, number of chan
     if np.dtype(char).itemsize * max(1, num_channels) in _CV_TRANSPOSE_BYTES
 )
 _MAX_CV_CHANNELS = 4
-_UINT8 = np.dtype(np.uint8)
 _FLOAT32 = np.dtype(np.float32)
 
 # A symmetry of the square is a number: these of its bits are set if the image is transposed, and then if its rows, and
@@ -190,7 +189,7 @@ class Canvas:
     def table(self, table: Table) -> None:
         """Replace every uint8 value v of channel c by table[v], or table[v, c] where the table is (256, C)."""
         self.is_pending = True
-        if self.dtype != _UINT8:
+        if self.dtype != UINT8:
             msg = f"a uint8 table was given for an image of dtype {self.dtype}"
             raise RecipeError(msg)
         self._table = table if self._table is None else composed(table, self._table)
@@ -198,7 +197,7 @@ class Canvas:
     def levels(self, levels: Levels) -> None:
         """Replace every uint8 value v of channel c by levels.table[v, c]; the image is float32 from now on."""
         self.is_pending = True
-        if self.dtype != _UINT8:
+        if self.dtype != UINT8:
             msg = f"a table of floats was given for an image of dtype {self.dtype}"
             raise RecipeError(msg)
         self._levels = levels
@@ -214,7 +213,7 @@ class Canvas:
             table = composed(table, self._table)
             table = table if table.ndim == 2 else table[:, None]
         self._table = self._levels = None
-        self.dtype = _UINT8
+        self.dtype = UINT8
         return table
 
     # Pixels

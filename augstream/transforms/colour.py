@@ -17,18 +17,16 @@ import numpy as np
 from .arguments import is_number, number_range, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .canvas import Canvas
-from .lookup import empty_image, look_up, look_up_in_place, planes
+from .lookup import UINT8, empty_image, look_up, look_up_in_place, planes
 from .pointwise import (
     Table,
     affine,
     affine_table,
-    as_bytes,
-    as_floats,
     clipped,
     is_grey,
     shift_table,
 )
-from .tables import UINT8, check_dtype, check_grey_or_rgb
+from .tables import check_dtype, check_grey_or_rgb, through_bytes
 
 if TYPE_CHECKING:
     from ..seeding import Draws
@@ -264,11 +262,9 @@ class HueSaturationValue(ImageOnlyTransform):
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The image in other colours."""
-        check_dtype(self, img)
-        check_grey_or_rgb(self, img.shape)
         if img.dtype != UINT8:
-            return as_floats(self.apply(as_bytes(img), **params))
-        if is_grey(img.shape):
+            return through_bytes(self, img, params)
+        if check_grey_or_rgb(self, img.shape):
             return look_up(img, shift_table(params["val_shift"]))
         shifts = (params["hue_shift"], params["sat_shift"], params["val_shift"])
         return img.copy() if shifts == (0, 0, 0) else shifted_hsv(img, *shifts)

@@ -15,8 +15,10 @@ from ..errors import RecipeError
 from .arguments import INTERPOLATIONS, integer_range, number_range, one_of, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .channels import in_turns
+from .lookup import UINT8
 from .pointwise import channels_of
-from .tables import UINT8, through_bytes
+from .raster import NEAREST
+from .tables import through_bytes
 
 if TYPE_CHECKING:
     from ..seeding import Draws
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 Range = tuple[float, float]
 
-_NEAREST = frozenset({cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT})
 _SUFFIXES: Mapping[str, tuple[str, int]] = {
     "jpeg": (".jpg", cv2.IMWRITE_JPEG_QUALITY),
     "webp": (".webp", cv2.IMWRITE_WEBP_QUALITY),
@@ -156,7 +157,7 @@ class Downscale(ImageOnlyTransform):
 
 def _enlarged(image: Array, height: int, width: int, interpolation: int) -> Array:
     """An image of at most four channels, enlarged; nearest neighbours row by row, for rows are copied fast."""
-    if interpolation not in _NEAREST:
+    if interpolation not in NEAREST:
         return cv2.resize(image, (width, height), interpolation=interpolation)
     rows: Array = np.arange(len(image), dtype=np.int32)[:, None]
     nearest: Array = cv2.resize(rows, (1, height), interpolation=interpolation)[:, 0]

@@ -16,9 +16,9 @@ from ..errors import RecipeError
 from .arguments import number, number_range, one_of, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .equalizing import contrast_table, equalize_table_cv, equalize_table_pil, histogram
-from .lookup import interleaved, look_up, planes
+from .lookup import UINT8, interleaved, look_up, planes
 from .pointwise import channels_of, is_grey
-from .tables import UINT8, check_grey_or_rgb, through_bytes
+from .tables import check_grey_or_rgb, through_bytes
 
 if TYPE_CHECKING:
     from ..seeding import Draws

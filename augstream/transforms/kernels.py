@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .channels import in_turns
+from .lookup import UINT8
 
 Array = npt.NDArray[Any]
 
-_UINT8 = np.dtype(np.uint8)
 _MEDIAN_CHANNELS = frozenset({1, 3, 4})
 
 
@@ -83,6 +83,6 @@ def median_blurred(image: Array, size: int) -> Array:
 
 
 def _finished(result: Array, image: Array) -> Array:
-    if result.dtype != _UINT8:
+    if result.dtype != UINT8:
         np.clip(result, 0, 1, out=result)
     return result.reshape(image.shape)

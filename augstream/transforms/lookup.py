@@ -24,7 +24,7 @@ except ImportError:
 
 Image = npt.NDArray[Any]
 _MAX_CV_CHANNELS = 4
-_UINT8 = np.dtype(np.uint8)
+UINT8 = np.dtype(np.uint8)
 _LINE_BYTES = 64  # a line of the cache, and the widest vector
 _OFFSET_BYTES = 16
 
@@ -55,7 +55,7 @@ def look_up(array: Image, table: npt.NDArray[Any]) -> Image:
         raise RecipeError(msg)
     if num_channels > _MAX_CV_CHANNELS:
         return table[array, np.arange(num_channels)]
-    if _translate is None or table.dtype != np.uint8:
+    if _translate is None or table.dtype != UINT8:
         return cv2.LUT(array, table.reshape(1, 256, num_channels)).reshape(array.shape)
     found = planes(array)
     for channel, plane in enumerate(found):
@@ -82,10 +82,10 @@ def composed(table: npt.NDArray[Any], first: npt.NDArray[np.uint8]) -> npt.NDArr
 
 
 def _one_table(array: Image, table: npt.NDArray[Any]) -> Image:
-    if _translate is not None and table.dtype == _UINT8:
+    if _translate is not None and table.dtype == UINT8:
         column = table if table.flags.c_contiguous else np.ascontiguousarray(table)
         if _TAKES_OUT and array.flags.c_contiguous:
-            found: Image = np.empty(array.shape, _UINT8)
+            found: Image = np.empty(array.shape, UINT8)
             _translate(array.data, column.data, out=found.data)
             return found
         found = np.array(array, order="C")

@@ -17,9 +17,9 @@ from .arguments import is_number, number, one_of, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .canvas import Canvas
 from .levels import Levels, Quotient, as_levels, levels_of, normalized_levels
-from .lookup import planes
+from .lookup import UINT8, planes
 from .pointwise import LEVELS, channels_of, max_value
-from .tables import UINT8, check_dtype
+from .tables import check_dtype
 
 if TYPE_CHECKING:
     from ..seeding import Draws

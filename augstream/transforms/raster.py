@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..errors import RecipeError
 from .arguments import Fill
+from .lookup import UINT8
 
 Image = npt.NDArray[Any]
 Size = tuple[int, int]  # height, width
@@ -27,9 +28,8 @@ Work = Callable[..., Image]  # an array that OpenCV knows, its fill (and, if a w
 _MAX_CHANNELS = 4
 _BLENDED = frozenset(map(np.dtype, ("u1", "u2", "i2", "f4", "f8")))
 _MOVED = _BLENDED | {np.dtype("i4")}
-_UINT8 = np.dtype(np.uint8)
 _CARRIERS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
-_NEAREST = frozenset({cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT})
+NEAREST = frozenset({cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT})
 _LINEAR = frozenset({cv2.INTER_LINEAR, cv2.INTER_AREA})  # one and the same in a warp
 _WORTHWHILE = 2**13  # values of an image, from which on four channels are quicker than three
 
@@ -107,14 +107,14 @@ def _warped(image: Image, size: Size, sampling: Sampling, work: Work) -> Image:
     interpolation, _, fill = sampling
     if not (
         interpolation in _LINEAR
-        and image.dtype == _UINT8
+        and image.dtype == UINT8
         and image.shape[2:] == (3,)
         and image.size >= _WORTHWHILE
     ):
         return _done(image, size, interpolation, fill, work)
     height, width = image.shape[:2]
     middle = 4 * height * width
-    room = np.empty(middle + 4 * size[0] * size[1], _UINT8)
+    room = np.empty(middle + 4 * size[0] * size[1], UINT8)
     wide = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA, room[:middle].reshape(height, width, 4))
     found = work(wide, _values(fill, 3), room[middle:].reshape(*size, 4))
     return cv2.cvtColor(found, cv2.COLOR_RGBA2RGB)
@@ -123,7 +123,7 @@ def _warped(image: Image, size: Size, sampling: Sampling, work: Work) -> Image:
 def _done(image: Image, size: Size, interpolation: int, fill: Fill, work: Work) -> Image:
     """`work` on `image`, whose result has `size`, by way of what OpenCV takes."""
     dtype = image.dtype
-    if dtype not in _BLENDED and not (dtype in _MOVED and interpolation in _NEAREST):
+    if dtype not in _BLENDED and not (dtype in _MOVED and interpolation in NEAREST):
         return _carried(image, size, interpolation, fill, work)
     num_channels = image.shape[2] if image.ndim == 3 else 1
     values = _values(fill, num_channels)
@@ -140,7 +140,7 @@ def _done(image: Image, size: Size, interpolation: int, fill: Fill, work: Work) 
 def _carried(image: Image, size: Size, interpolation: int, fill: Fill, work: Work) -> Image:
     """`work` on an image of a dtype unknown to OpenCV: its bits travel as a dtype of as many bytes."""
     dtype = image.dtype
-    if interpolation not in _NEAREST or dtype.itemsize not in _CARRIERS:
+    if interpolation not in NEAREST or dtype.itemsize not in _CARRIERS:
         msg = (
             f"an array of dtype {dtype} cannot be blended; give it as uint8, uint16, float32 or float64, "
             "or choose nearest neighbours: interpolation=0, mask_interpolation=0"

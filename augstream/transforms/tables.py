@@ -9,10 +9,9 @@ import numpy as np
 from ..errors import RecipeError
 from .base import Array, BasicTransform, ImageOnlyTransform, Params
 from .canvas import Canvas
-from .lookup import look_up
+from .lookup import UINT8, look_up
 from .pointwise import Table, as_bytes, as_floats
 
-UINT8 = np.dtype(np.uint8)
 _DTYPES = frozenset({UINT8, np.dtype(np.float32)})
 
 
