@@ -22,6 +22,7 @@ from augstream.transforms import grains, lookup
 from augstream.transforms.channels import in_turns, shuffled, to_grey
 from augstream.transforms.colour import hue_table
 from augstream.transforms.equalizing import contrast_table, equalize_table_cv, histogram
+from augstream.transforms.holes import filled
 from augstream.transforms.kernels import gaussian_kernel, motion_kernel, sharpening_kernel
 from augstream.transforms.pointwise import (
     affine_table,
@@ -292,3 +293,18 @@ def test_older_opencv_draws_the_same(monkeypatch):
 def test_keys_make_different_words():
     firsts = {int(grains.words(number.to_bytes(16, "little")).random_raw(1)[0]) for number in range(2000)}
     assert len(firsts) == 2000
+
+
+# Holes
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "<u2", ">u2", "int8", "<i4", ">i4", "int64"])
+def test_a_fill_that_a_dtype_cannot_hold_is_refused(dtype):
+    image, holes = np.zeros((4, 5, 3), dtype), [(1, 1, 3, 2)]
+    limits = np.iinfo(dtype)
+    for number in (limits.min, limits.max):
+        assert filled(image, holes, number)[1, 1:3].tolist() == [[number] * 3] * 2
+    for number in (limits.min - 1, limits.max + 1):
+        for fill in (number, (0, 0, number)):
+            with pytest.raises(RecipeError, match="cannot hold it"):
+                filled(image, holes, fill)

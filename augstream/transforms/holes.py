@@ -22,8 +22,8 @@ NamedFill = Literal["random", "random_uniform", "inpaint_telea", "inpaint_ns"]
 NAMED_FILLS: tuple[NamedFill, ...] = ("random", "random_uniform", "inpaint_telea", "inpaint_ns")
 _INPAINTERS = {"inpaint_telea": cv2.INPAINT_TELEA, "inpaint_ns": cv2.INPAINT_NS}
 _INPAINT_RADIUS = 3
-_LIMITS = {
-    np.dtype(code): (int(np.iinfo(code).min), int(np.iinfo(code).max)) for code in np.typecodes["AllInteger"]
+_LIMITS = {  # by numpy's code of the dtype, whatever its byte order
+    code: (int(np.iinfo(code).min), int(np.iinfo(code).max)) for code in np.typecodes["AllInteger"]
 }
 _ANY = (-math.inf, math.inf)
 _WHOLE = 1e-6  # pixels; so that 7 / 50 of 50 pixels are 7, however that is rounded
@@ -36,7 +36,7 @@ def filled(image: Array, holes: Iterable[Hole], fill: Fill) -> Array:
     if len(numbers) not in {1, num_channels}:
         msg = f"a fill of {len(numbers)} numbers, {fill!r}, was given for an image of {num_channels} channels"
         raise RecipeError(msg)
-    low, high = _LIMITS.get(image.dtype, _ANY)
+    low, high = _LIMITS.get(image.dtype.char, _ANY)
     if min(numbers) < low or max(numbers) > high:
         msg = f"a fill of {fill!r} was given for an image of dtype {image.dtype}, which cannot hold it"
         raise RecipeError(msg)
