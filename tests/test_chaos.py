@@ -116,9 +116,9 @@ def starting() -> set[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             stat = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            script = (folder / "cmdline").read_text()  # before either is kept: it may end between the two
             if stat[0] != "Z":
-                parents[int(folder.name)] = int(stat[1])
-                scripts[int(folder.name)] = (folder / "cmdline").read_text()
+                parents[int(folder.name)], scripts[int(folder.name)] = int(stat[1]), script
     ours = {pid for pid, parent in parents.items() if parent == os.getpid()}
     forked = {pid for pid, parent in parents.items() if parent in ours and "forkserver" in scripts[parent]}
     return forked | {pid for pid in ours if "spawn_main" in scripts[pid]}
