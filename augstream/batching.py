@@ -13,8 +13,8 @@ from .augment import Sample, image_of
 from .collate import IMAGE, Array, Batch, Empty, Rows, collate, odd_ones
 from .errors import AugstreamError, SampleError
 from .ledgers.coded import TOLD
-from .ledgers.fold import sums
-from .ledgers.marks import Marks, Told, marks_of
+from .ledgers.content import content
+from .ledgers.marks import Marks, marks_of
 from .plan import Plan, Topology
 
 OnError = Literal["raise", "skip"]
@@ -170,7 +170,7 @@ class Batcher(Generic[Ref]):
         """Put the image at its row; for a ledger it is read now, while the processor has it at hand."""
         sample[IMAGE] = image = rows.put(image)
         if self._marks and TOLD not in sample:
-            sample[TOLD] = Told(sums(image), image.nbytes)
+            sample[TOLD] = content(image)
 
     def _begun(
         self, epoch: int, refs: Sequence[Ref], skips: Skips, progress: Progress | None

@@ -20,7 +20,16 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-DEPENDENCIES = ("torch", "numpy", "opencv-python-headless", "pillow", "webdataset", "tqdm", "fsspec")
+DEPENDENCIES = (
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "webdataset",
+    "tqdm",
+    "fsspec",
+    "xxhash",
+)
 TESTING = ("aiohttp", "albumentations==2.0.8", "hypothesis", "pytest", "pyyaml", "scipy")
 TORCH = "2.13.0"
 
@@ -29,6 +38,7 @@ GOLDEN = [
     f"tests/test_{name}.py"
     for name in (
         "seeding", "order", "mixing", "index", "state", "compose_seeds", "serialization", "pixel_functions", "golden",
+        "marks",
     )
 ]  # fmt: skip
 # What needs more than the dependencies: the oracle, other trainers, the documentation's tools.

@@ -51,7 +51,7 @@ EAGER: dict[int, set[str]] = {
     1: {"numpy"},
     2: {"numpy", "cv2", "PIL"},
     3: {"numpy", "cv2", "stringzilla"},  # the last is an extra, and does without
-    4: {"numpy", "torch"},
+    4: {"numpy", "torch", "xxhash"},
     5: {"numpy", "cv2"},
     6: {"numpy", "torch", "webdataset"},
 }

@@ -31,8 +31,7 @@ def told(transforms, image=PICTURE, **arguments):
     """What the image is told by, and the image."""
     stage = coded(as_stage(A.Compose([*transforms, A.ToTensorV2()], **arguments)))
     made = stage({"image": image}, KEY)
-    found = made.get(TOLD)
-    return None if found is None else (found.sums.tolist(), found.salt), made["image"]
+    return made.get(TOLD), made["image"]
 
 
 @pytest.mark.parametrize("end", ENDS, ids=repr)
@@ -49,14 +48,11 @@ def test_an_image_is_told_by_the_same_whichever_way_it_was_made(end, before, ima
     assert fused == unfused
     other, others = told([*before, A.HorizontalFlip(p=1), end], image)
     assert not np.array_equal(pixels, others)
-    assert other is not None
-    assert other[0] != fused[0]
-    assert other[1] == fused[1]
+    assert other not in {None, fused}
 
 
 def test_other_floats_are_other_codes() -> None:
-    tags = {told([end])[0][1] for end in ENDS}
-    assert len(tags) == len(ENDS)
+    assert len({told([end])[0] for end in ENDS}) == len(ENDS)
     assert told([A.Normalize(mean=0.4, std=0.3)])[0] == told([A.Normalize(mean=(0.4,) * 3, std=0.3)])[0]
 
 

@@ -18,7 +18,7 @@ from engine import DieAt, FailAt, ResizeByHand, dataset_of
 import augstream as A
 from augstream.cli import main
 from augstream.errors import LedgerError, RecipeError
-from augstream.ledgers.ledger import Line, Reader
+from augstream.ledgers.ledger import VERSION, Line, Reader
 from augstream.tools.diff import Run
 
 NOISE = A.Compose([A.RandomResizedCrop(size=(24, 32)), A.GaussNoise(p=1)])
@@ -167,7 +167,7 @@ def test_a_broken_ledger_is_refused_and_left_alone(shards, whole, tmp_path):
         with pytest.raises(LedgerError, match=f"line {number} of the ledger is broken"):
             run(dataset_of(shards), path)
         assert path.read_bytes() == broken
-    path.write_bytes(text.replace(b'{"ledger": 2', b'{"ledger": 1', 1))
+    path.write_bytes(text.replace(b'{"ledger": %d' % VERSION, b'{"ledger": 1', 1))
     with pytest.raises(LedgerError, match=r"a ledger of version 1, .* begin another"):
         run(dataset_of(shards), path)
     path.write_bytes(b"a letter to somebody")

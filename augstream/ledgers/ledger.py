@@ -27,7 +27,7 @@ from .marks import DIGEST_BYTES, SHORT_BYTES, Marks
 
 _log = logging.getLogger("augstream.ledger")
 
-VERSION = 2
+VERSION = 3
 CHAIN_BYTES = 32
 START = bytes(CHAIN_BYTES)
 """The chain before the first batch."""

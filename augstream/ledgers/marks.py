@@ -11,23 +11,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, NamedTuple
-from zlib import crc32
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_digest
 
 from ..collate import NAMES
 from ..digest import digest
 from ..errors import RecipeError
-from .fold import BLOCK_BYTES, COLUMNS, Array, Words, fold, mixed, sums
+from .content import CONTENT_BYTES, Array, content, row_contents
 
 DIGEST_BYTES = 16
 SHORT_BYTES = 3
-SHORT = 0xFFFFFF
-_WORD = np.dtype("<u8")
-_FEW_BYTES = 64
 _NUM_CHECKED = 512
-_ABOVE = np.uint64(64 - 8 * SHORT_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,40 +41,33 @@ class Marks:
     fields: tuple[tuple[str, bytes], ...]
 
 
-class Told(NamedTuple):
-    """What a row of a batch is told by: sums of its bytes, and their number; or sums of a code, and the code's tag."""
-
-    sums: Words
-    salt: int
-
-
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field of a batch: `form` says what it is, `content` holds all of it or folds of it.
+    """A field of a batch: `form` says what it is, `content` holds all of it or digests of it.
 
-    words: (N, W) numbers for the N samples, where the field has something for each.
+    rows: (N, W) uint8 for the N samples, where the field has something for each.
     """
 
     form: str
     content: bytes
-    words: Words | None = None
+    rows: npt.NDArray[np.uint8] | None = None
 
 
 def marks_of(
     batch: Any,
     names: Sequence[tuple[str, str]],
     num_samples: int,
-    ready: Mapping[str, Sequence[Told]] | None = None,
+    ready: Mapping[str, Sequence[bytes]] | None = None,
 ) -> Marks:
     """The marks of a batch that was made of the samples `names`: (shard, key) of each.
 
-    ready: what some fields' rows are told by. Where the first row's is a code, the row's first 512
-    floats count themselves, too, so that arithmetic that does not give the code's floats is seen in each batch.
+    ready: what some fields' rows are told by, `content` of them or of what stands for them. The first 512 numbers of
+    the first row count themselves, too, so that arithmetic that does not give what was told is seen in each batch.
     Raises `RecipeError` for a field of a kind that has no digest.
     """
     found: dict[str, _Field] = {}
     _walk(batch, num_samples, "", ready or {}, found)
-    told = [f"{shard}\0{key}".encode("utf-8", "surrogateescape") for shard, key in names]
+    told = [_encoded(name) for name in names]
     state = blake2b(num_samples.to_bytes(8, "little"), digest_size=DIGEST_BYTES, person=b"augstream/marks")
     state.update(struct.pack(f"<{len(told)}I", *map(len, told)) + b"".join(told))
     fields, columns = [], []
@@ -87,29 +77,35 @@ def marks_of(
         own.update(field.content)
         state.update(f"{path}\0".encode("utf-8", "surrogateescape") + own.digest())
         fields.append((path, own.digest()[:SHORT_BYTES]))
-        if field.words is not None:
-            columns.append(field.words)
+        if field.rows is not None:
+            columns.append(field.rows)
     samples = _shorts(told, columns) if len(told) == num_samples else b""
     return Marks(state.digest(), samples, tuple(fields))
 
 
-def _shorts(names: list[bytes], columns: list[Words]) -> bytes:
+def _shorts(names: list[bytes], columns: list[npt.NDArray[np.uint8]]) -> bytes:
     """For each sample, the short digests of its name and of its fields."""
-    shorts = np.empty((len(names), 2), "<u4")
-    shorts[:, 0] = list(map(crc32, names))
-    shorts[:, 1] = 0
-    if columns:
-        folds = np.concatenate(columns, axis=1)
-        while folds.shape[1] > COLUMNS:
-            parts = range(0, folds.shape[1], COLUMNS)
-            folds = np.stack([mixed(folds[:, at : at + COLUMNS]) for at in parts], axis=1)
-        shorts[:, 1] = mixed(folds) >> _ABOVE
-    # little-endian, so that the first bytes are the lowest
-    return shorts.view(np.uint8).reshape(-1, 4)[:, :SHORT_BYTES].tobytes()
+    rows = np.concatenate(columns, axis=1) if columns else np.empty((len(names), 0), np.uint8)
+    size, whole = rows.shape[1], rows.tobytes()
+    parts = [whole[at * size : (at + 1) * size] for at in range(len(names))]
+    return b"".join([_short(one) for pair in zip(names, parts, strict=True) for one in pair])
+
+
+def short_of_name(name: tuple[str, str]) -> bytes:
+    """What the marks of a batch have of the name (shard, key) of a sample."""
+    return _short(_encoded(name))
+
+
+def _encoded(name: tuple[str, str]) -> bytes:
+    return f"{name[0]}\0{name[1]}".encode("utf-8", "surrogateescape")
+
+
+def _short(data: bytes) -> bytes:
+    return xxh3_64_digest(data)[:SHORT_BYTES]
 
 
 def _walk(
-    value: Any, count: int, path: str, ready: Mapping[str, Sequence[Told]], found: dict[str, _Field]
+    value: Any, count: int, path: str, ready: Mapping[str, Sequence[bytes]], found: dict[str, _Field]
 ) -> None:
     """Add the fields of `value` to `found`, each under its path."""
     array = _array(value)
@@ -123,38 +119,27 @@ def _walk(
         for number, item in enumerate(value):
             _walk(item, count, f"{path}.{number}" if path else str(number), ready, found)
     elif isinstance(value, (list, tuple)) and len(value) == count:
-        content = b"".join([_digest(item, path) for item in value])
-        found[path] = _Field("list", content, np.frombuffer(content, _WORD).reshape(count, -1)[:, :1])
+        found[path] = _of_rows("list", [_digest(item, path) for item in value])
     else:
         found[path] = _Field("value", _digest(value, path))
 
 
-def _of_array(array: Array, count: int, ready: Sequence[Told] | None) -> _Field:
-    """An array, with its rows if they are the samples: all their bytes if those are few, else their folds."""
+def _of_array(array: Array, count: int, ready: Sequence[bytes] | None) -> _Field:
+    """An array, with its rows if they are the samples: all their bytes if those are few, else their digests."""
     if array.ndim == 0 or len(array) != count:
-        return _Field(f"whole {array.dtype.str}{array.shape}", piece(array))
+        return _Field(f"whole {array.dtype.str}{array.shape}", content(array))
     form, size = f"{array.dtype.str}{array.shape[1:]}", array.nbytes // count
-    if ready is None and size <= BLOCK_BYTES:
-        words = _short_rows(array, count, size)
-        return _Field(form, array.tobytes() if size <= _FEW_BYTES else words.tobytes(), words)
-    told = [Told(sums(row), size) for row in array] if ready is None else ready
-    rows = np.concatenate([row.sums for row in told]).reshape(count, COLUMNS)
-    folds = mixed(rows, [row.salt for row in told])
-    checked = array[0].reshape(-1)[:_NUM_CHECKED].tobytes() if told[0].salt != size else b""
-    return _Field(form, folds.tobytes() + checked, folds[:, None])
+    if ready is None and size <= CONTENT_BYTES:
+        whole = array.tobytes()
+        return _Field(form, whole, np.frombuffer(whole, np.uint8).reshape(count, size))
+    told = row_contents(array) if ready is None else ready
+    return _of_rows(form, told, array[0].reshape(-1)[:_NUM_CHECKED].tobytes())
 
 
-def piece(array: Array) -> bytes:
-    """What stands for an array: its bytes if they are few, else their fold."""
-    return array.tobytes() if array.nbytes <= BLOCK_BYTES else fold(array)
-
-
-def _short_rows(array: Array, count: int, size: int) -> Words:
-    """Rows of so few bytes each as words (N, 1)."""
-    padded = np.zeros((count, max(-(-size // 8), 1) * 8), np.uint8)
-    padded[:, :size] = np.ascontiguousarray(array).reshape(count, -1).view(np.uint8)
-    words = padded.view(_WORD)
-    return words if words.shape[1] == 1 else mixed(words)[:, None]
+def _of_rows(form: str, digests: Sequence[bytes], more: bytes = b"") -> _Field:
+    """A field of which each sample has a digest."""
+    whole = b"".join(digests)
+    return _Field(form, whole + more, np.frombuffer(whole, np.uint8).reshape(len(digests), -1))
 
 
 def _is_column(value: Any, count: int) -> bool:

@@ -6,13 +6,12 @@ import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from zlib import crc32
 
 from ..dataset import StreamDataset
 from ..device import placed
 from ..errors import AugstreamError, LedgerError
 from ..ledgers.ledger import Line, differences
-from ..ledgers.marks import SHORT, SHORT_BYTES
+from ..ledgers.marks import short_of_name
 from ..order import Recipe
 from ..transforms.deferral import TABLE
 from .diff import Run
@@ -91,13 +90,8 @@ def _names(dataset: StreamDataset, line: Line) -> list[tuple[str, str]]:
     if len(names) == len(told):
         return names
     kept = iter(names)
-    found = [next((name for name in kept if _short(name) == short), None) for short in told]
+    found = [next((name for name in kept if short_of_name(name) == short), None) for short in told]
     return [name for name in found if name is not None]
-
-
-def _short(name: tuple[str, str]) -> bytes:
-    text = f"{name[0]}\0{name[1]}".encode("utf-8", "surrogateescape")
-    return (crc32(text) & SHORT).to_bytes(SHORT_BYTES, "little")
 
 
 def _repeated(dataset: StreamDataset, line: Line) -> tuple[bool | None, str]:

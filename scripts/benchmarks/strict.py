@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from argparse import Namespace
+from functools import partial
 from typing import Any
 
 from contender import BATCH_SIZE, calm, transforms
@@ -25,16 +26,7 @@ def run(arguments: Namespace) -> list[dict[str, Any]]:
         for is_private in (False, True):
             token = private_opencv.set(is_private)  # as in workers, whose OpenCV generator nobody else needs
             try:
-                loaders = [
-                    A.StreamLoader(
-                        A.StreamDataset(
-                            paths, transforms(A, recipe, A.ToTensorV2), batch_size=BATCH_SIZE, seed=1, drop_last=True,
-                            strict=strict,
-                        )
-                    )
-                    for strict in (False, True)
-                ]  # fmt: skip
-                ratios, own = in_turn(loaders, 48 if arguments.quick else 160)
+                ratios, own = in_turn(partial(_loader, paths, recipe), 48 if arguments.quick else 160)
             finally:
                 private_opencv.reset(token)
             low, us, high = statistics.quantiles(own, n=4)
@@ -51,3 +43,9 @@ def run(arguments: Namespace) -> list[dict[str, Any]]:
     ]
     print(table(lines, ["stream", "CPU time more a sample, median (quartiles)", "limit"]))
     return rows
+
+
+def _loader(paths: list[str], recipe: str, strict: bool) -> A.StreamLoader:
+    pipeline = transforms(A, recipe, A.ToTensorV2)
+    dataset = A.StreamDataset(paths, pipeline, batch_size=BATCH_SIZE, seed=1, drop_last=True, strict=strict)
+    return A.StreamLoader(dataset)
