@@ -18,6 +18,7 @@ from .base import Array, ImageOnlyTransform, Params
 from .channels import GREY_METHODS, shuffled, to_grey
 from .lookup import look_up
 from .pointwise import (
+    INVERTED,
     Table,
     affine,
     affine_table,
@@ -25,7 +26,6 @@ from .pointwise import (
     as_floats,
     channels_of,
     gamma_table,
-    inverted_table,
     is_grey,
     max_value,
     posterize_table,
@@ -189,7 +189,7 @@ class InvertImg(TableTransform):
 
     def table(self, params: Params, shape: tuple[int, ...]) -> Table:
         """255 - v."""
-        return inverted_table()
+        return INVERTED
 
     def on_floats(self, img: Array, params: Params) -> Array:
         """1 - v."""

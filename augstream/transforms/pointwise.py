@@ -29,7 +29,8 @@ LEVELS: npt.NDArray[np.float32] = _constant(np.arange(256, dtype=np.float32))
 _LOWEST: npt.NDArray[np.float32] = _constant(np.zeros(256, np.float32))
 _HIGHEST: npt.NDArray[np.float32] = _constant(np.full(256, 255, np.float32))
 _BYTES: Table = _constant(np.arange(256, dtype=np.uint8))
-_INVERTED: Table = _constant(_BYTES[::-1].copy())
+INVERTED: Table = _constant(_BYTES[::-1].copy())
+"""v -> 255 - v."""
 _POSTERIZED: Table = _constant(np.array([_BYTES >> bits << bits for bits in range(8, -1, -1)]))
 _SHARES: npt.NDArray[Any] = _constant(np.arange(256) * (1.0 / 255))
 _RAMP: Table = _constant(np.clip(np.arange(-256, 512), 0, 255).astype(np.uint8))
@@ -71,11 +72,6 @@ def gamma_table(gamma: float) -> Table:
     """v -> 255 * (v / 255) ** gamma."""
     values: npt.NDArray[Any] = _SHARES**gamma * 255
     return values.astype(np.uint8)
-
-
-def inverted_table() -> Table:
-    """v -> 255 - v."""
-    return _INVERTED
 
 
 def solarize_table(threshold: float) -> Table:
