@@ -1,14 +1,22 @@
-"""The global generators of `random`, numpy and torch, lent to other people's code and given back as they were."""
+"""The global generators of `random`, numpy and torch, lent to other people's code and given back as they were.
+
+OpenCV's cannot be read, and so not given back; but there is one a thread, so code that draws from it runs `apart`.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import random
 import sys
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+Result = TypeVar("Result")
 
 _MT19937_BYTES = 625 * 4  # numpy's struct: 624 words of key, then the position
 
@@ -88,3 +96,22 @@ def _take_gauss(bits: Any) -> float | None:
         return gauss
     ctypes.memmove(address, before, _MT19937_BYTES)
     return None
+
+
+def apart(function: Callable[[], Result]) -> Result:
+    """What `function` returns, run in a thread of its own, which has an OpenCV generator of its own."""
+    done: list[Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(function())
+        except BaseException as error:  # noqa: BLE001  # raised again where it belongs
+            failed.append(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(run,))
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]

@@ -23,9 +23,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import copy_context
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -33,7 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .ambient import GlobalGenerators
+from .ambient import GlobalGenerators, apart
 from .errors import RecipeError, SampleError
 from .seeding import Draws, generator, subkey
 from .transforms.leaks import Culprit, Watch, culprit_below, guarded
@@ -162,7 +160,8 @@ class AlbumentationsStage(ForeignStage):
         for philox, state in self._philoxes:
             philox.state = state
         targets = _known_fields(sample, self._known)
-        return _result(_apart(self._pipeline, targets) if self._is_apart else self._pipeline(**targets))
+        run = partial(self._pipeline, **targets)
+        return _result(apart(run) if self._is_apart else run())
 
 
 class InvocationStage(ForeignStage):
@@ -174,7 +173,7 @@ class InvocationStage(ForeignStage):
 
     def _run(self, sample: Sample, key: bytes) -> Mapping[str, Any]:
         targets = _known_fields(sample, self._known)
-        return _result(_apart(self.transform, {**targets, "invocation_seed": _int_seed(key)}))
+        return _result(apart(partial(self.transform, **targets, invocation_seed=_int_seed(key))))
 
 
 class TorchStage(ForeignStage):
@@ -286,25 +285,6 @@ def _albumentations_nodes(node: Any, slot: bytes) -> Iterator[tuple[Any, bytes]]
         yield node, slot
         for position, child in enumerate(getattr(node, "transforms", None) or ()):
             yield from _albumentations_nodes(child, slot + position.to_bytes(2, "little"))
-
-
-def _apart(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """What `function` returns, run in a thread, which has an OpenCV generator of its own."""
-    done: list[Any] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(function(**arguments))
-        except BaseException as error:  # noqa: BLE001  # raised again where it belongs
-            failed.append(error)
-
-    thread = threading.Thread(target=copy_context().run, args=(run,))
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
 
 
 def _int_seed(key: bytes) -> int:

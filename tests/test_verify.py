@@ -19,10 +19,11 @@ from engine import ResizeByHand, dataset_of
 
 import augstream as A
 from augstream import cli
+from augstream.ambient import apart
 from augstream.testing import assert_verified, verify
 from augstream.tools.commands import load_pipeline
 from augstream.tools.comparing import Difference, difference, kept
-from augstream.tools.conditions import Conditions, apart, in_process
+from augstream.tools.conditions import Conditions, in_process
 from augstream.tools.suspects import investigate
 from augstream.tools.traces import Tracer
 

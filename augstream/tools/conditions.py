@@ -1,7 +1,7 @@
 """The conditions under which code runs, held and varied: generators, the clock, fresh memory, threads, processes.
 
 Each is something that a pure function does not depend on. What is held is put back afterwards, but for OpenCV's
-generator, which cannot be read: hold conditions in a thread that has nothing to lose (`apart`).
+generator, which cannot be read: hold conditions in a thread that has nothing to lose (`ambient.apart`).
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ import os
 import pickle
 import random
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
 
 from ..errors import WorkerError
 from ..transforms.leaks import Line, line_of
-
-Result = TypeVar("Result")
 
 GENERATORS = ("random", "numpy", "torch", "OpenCV")
 _CLOCKS_S = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
@@ -143,25 +140,6 @@ def hash_seed(seed: int | None) -> Iterator[None]:
 
 
 # Elsewhere
-
-
-def apart(function: Callable[[], Result]) -> Result:
-    """What `function` returns, run in a thread of its own, which has an OpenCV generator of its own."""
-    done: list[Result] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(function())
-        except BaseException as error:  # noqa: BLE001  # raised again where it belongs
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
 
 
 def in_process(

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ..ambient import apart
 from ..transforms.leaks import MEND, Line, Watch, moved_by, moving_line, private_opencv
-from .conditions import GENERATORS, Conditions, apart, in_process, telling_calls
+from .conditions import GENERATORS, Conditions, in_process, telling_calls
 from .traces import Parting, Step, Tracer, partings
 
 _MANY_THREADS = 4
