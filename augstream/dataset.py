@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from multiprocessing.context import get_spawning_popen
 from typing import Any
@@ -15,7 +16,6 @@ from .augment import Sample, as_stage, fingerprint
 from .batching import Batcher, CollateFn, Definition, Made, OnError, Skipped, Skips
 from .decode import Field, Fields
 from .epochs import EpochBoard, WorkerPlace
-from .errors import RecipeError
 from .images.encoded import DecodeMode
 from .images.pixels import MAX_PIXELS
 from .indexing import build_index
@@ -25,7 +25,7 @@ from .plan import Topology
 from .ranks import detected, find_topology
 from .shards import IndexedShards
 from .sources.naming import Shards
-from .sources.remote import Remote
+from .sources.remote import Remote, remote_or_default
 from .state import StreamState, check
 from .stream import FULL_SCOPE, Stream
 from .workers.slots import LocalSlots
@@ -260,15 +260,11 @@ class StreamDataset(BatchDataset):
         decode: DecodeMode = "region",
         strict: bool = False,
         verify_checksums: bool = False,
-        cache_dir: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         cache_bytes: int | None = None,
         remote: Remote | None = None,
     ) -> None:
-        if remote is None:
-            remote = Remote(cache_dir=cache_dir, cache_bytes=cache_bytes)
-        elif cache_bytes is not None:
-            msg = "give cache_bytes or remote=Remote(cache_bytes=...), not both"
-            raise RecipeError(msg)
+        remote = remote_or_default(remote, cache_dir, cache_bytes)
         lanes = lanes_or_default(lanes, shuffle=shuffle)
         recipe = Recipe(seed, batch_size, unit, lanes, shuffle, window, drop_last, tail)
         self.transform = transform
@@ -328,15 +324,13 @@ def made_locally(maker: Batcher[Any], slots: LocalSlots, epoch: int, units: rang
 
 
 class SkipLog:
-    """Says once a shard that samples of it are skipped, and counts them all."""
+    """Says once a shard that samples of it are skipped."""
 
     def __init__(self) -> None:
-        self.num_skipped = 0
         self._shards: set[str] = set()
 
     def note(self, skipped: tuple[Skipped, ...]) -> None:
-        """Count, and log, samples that were skipped."""
-        self.num_skipped += len(skipped)
+        """Log samples that were skipped."""
         for sample in skipped:
             if sample.shard not in self._shards:
                 self._shards.add(sample.shard)

@@ -20,7 +20,7 @@ from .order import Recipe, check_count
 VERSION = 1
 
 _FIELDS = ("version", "epoch", "units", "recipe", "index", "transform", "skipped")
-_MEND_BROKEN = "load a checkpoint saved before it, or start an epoch anew with set_epoch"
+MEND_BROKEN = "load a checkpoint saved before it, or start an epoch anew with set_epoch"
 _MEND_UNIT = (
     "only whole units can be dealt anew: pass the saved unit, and a batch_size that it divides "
     "(a run that is to change its batch size passes a smaller unit from the start)"
@@ -58,13 +58,13 @@ class StreamState:
     def __post_init__(self) -> None:
         _check_version(self.version)
         for name in ("epoch", "units"):
-            value = check_count(name, getattr(self, name), 0, _MEND_BROKEN, StateError)
+            value = check_count(name, getattr(self, name), 0, MEND_BROKEN, StateError)
             object.__setattr__(self, name, value)
         if not isinstance(self.recipe, Mapping):
-            raise StateError(_broken(f"recipe must be a dict, got {self.recipe!r}"))
+            raise StateError(broken(f"recipe must be a dict, got {self.recipe!r}"))
         fingerprints: tuple[Any, Any] = (self.index, "" if self.transform is None else self.transform)
         if any(not isinstance(text, str) for text in fingerprints):
-            raise StateError(_broken(f"fingerprints must be text, got {fingerprints!r:.80}"))
+            raise StateError(broken(f"fingerprints must be text, got {fingerprints!r:.80}"))
         object.__setattr__(self, "skipped", _pairs(self.skipped))
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,13 +83,13 @@ class StreamState:
     def from_dict(cls, data: Any) -> StreamState:
         """The state of `to_dict`; `StateError` for anything else."""
         if not isinstance(data, Mapping):
-            raise StateError(_broken(f"it must be a dict, got {type(data).__name__} {data!r:.80}"))
+            raise StateError(broken(f"it must be a dict, got {type(data).__name__} {data!r:.80}"))
         if "version" in data:
             _check_version(data["version"])  # first: another version may well have other fields
         missing = [name for name in _FIELDS if name not in data]
         unknown = [str(name) for name in data if name not in _FIELDS]
         if missing or unknown:
-            raise StateError(_broken(f"missing {missing}, unknown {unknown}"))
+            raise StateError(broken(f"missing {missing}, unknown {unknown}"))
         return cls(**data)
 
     def to_json(self) -> str:
@@ -102,7 +102,7 @@ class StreamState:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise StateError(_broken(f"its {len(text)} characters are not JSON ({error})")) from error
+            raise StateError(broken(f"its {len(text)} characters are not JSON ({error})")) from error
         return cls.from_dict(data)
 
 
@@ -115,16 +115,17 @@ def _check_version(version: Any) -> None:
         raise StateError(msg)
 
 
-def _broken(what: str) -> str:
-    return f"the saved state is broken: {what}; {_MEND_BROKEN}"
+def broken(what: str) -> str:
+    """What an error says of a state that nobody could have saved."""
+    return f"the saved state is broken: {what}; {MEND_BROKEN}"
 
 
 def _pairs(skipped: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(skipped, (list, tuple)):
-        raise StateError(_broken(f"skipped must be a list of [shard, key], got {skipped!r:.80}"))
+        raise StateError(broken(f"skipped must be a list of [shard, key], got {skipped!r:.80}"))
     for pair in skipped:
         if not isinstance(pair, (list, tuple)) or [type(part) for part in pair] != [str, str]:
-            raise StateError(_broken(f"skipped must be a list of [shard, key], got {pair!r:.80} in it"))
+            raise StateError(broken(f"skipped must be a list of [shard, key], got {pair!r:.80} in it"))
     return tuple((shard, key) for shard, key in skipped)
 
 
@@ -145,12 +146,12 @@ def check(
     try:
         saved = Recipe.from_dict(state.recipe)
     except RecipeError as error:
-        raise StateError(_broken(f"its recipe: {error}")) from error
+        raise StateError(broken(f"its recipe: {error}")) from error
     shards = f"shards: {len(index)}, samples: {index.total}"
     _compare(state, saved.to_dict(), recipe.to_dict(), index.fingerprint, shards)
     num_units = recipe.num_units(index.total)
     if state.units > num_units:
-        raise StateError(_broken(f"units must be from 0 to the {num_units} of an epoch, got {state.units}"))
+        raise StateError(broken(f"units must be from 0 to the {num_units} of an epoch, got {state.units}"))
     _compare_transforms(state, transform, stacklevel + 1)
 
 
@@ -164,7 +165,7 @@ def check_mixture(
     try:
         saved = MixtureRecipe.from_dict(state.recipe)
     except RecipeError as error:
-        raise StateError(_broken(f"its recipe: {error}")) from error
+        raise StateError(broken(f"its recipe: {error}")) from error
     sources = f"sources: {len(order.sources)}"
     _compare(state, saved.to_dict(), order.recipe.to_dict(), index, sources)
     _compare_transforms(state, transform, stacklevel + 1)

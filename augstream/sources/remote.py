@@ -99,6 +99,18 @@ class Remote:
             raise RecipeError(msg)
 
 
+def remote_or_default(
+    remote: Remote | None, cache_dir: str | os.PathLike[str] | None, cache_bytes: int | None
+) -> Remote:
+    """`remote`, or where it is None what the other two, which most need no more of, come to."""
+    if remote is None:
+        return Remote(cache_dir=None if cache_dir is None else os.fspath(cache_dir), cache_bytes=cache_bytes)
+    if cache_bytes is not None:
+        msg = "give cache_bytes or remote=Remote(cache_bytes=...), not both"
+        raise RecipeError(msg)
+    return remote
+
+
 class Status(NamedTuple):
     """What a server says of a file: its size, and a number that changes when its content does.
 

@@ -23,13 +23,13 @@ from ..errors import RecipeError, StateError
 from ..order import check_count
 from ..ranks import find_topology
 from ..sources.remote import shard_name
+from ..state import MEND_BROKEN, broken
 from .batches import Batched
 from .check import check
 from .stage import Augment
 from .traits import arguments, trait
 
 _VERSION = 1
-_MEND_BROKEN = "load a checkpoint saved before it, or start an epoch anew with set_epoch"
 _READERS = ("tar_file_expander", "group_by_keys", "tarfile_samples")
 
 
@@ -56,10 +56,6 @@ def resumable(
     holds samples back behind the first stage that decodes.
     """
     return Resumable(pipeline, num_workers, prefetch_factor, multiprocessing_context)
-
-
-def _broken(what: str) -> str:
-    return f"the saved state is broken: {what}; {_MEND_BROKEN}"
 
 
 class Resumable:
@@ -108,7 +104,7 @@ class Resumable:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken; `StateError` if that cannot be done exactly."""
         if not isinstance(state, Mapping):
-            raise StateError(_broken(f"it must be a dict, got {type(state).__name__}"))
+            raise StateError(broken(f"it must be a dict, got {type(state).__name__}"))
         here = {**self.state_dict(), "epoch": state.get("epoch"), "due": state.get("due")}
         for name in ("version", "rank", "world_size", "pipeline"):
             if state.get(name) != here[name]:
@@ -119,19 +115,19 @@ class Resumable:
                 raise StateError(msg)
         taken = state.get("taken")
         if not isinstance(taken, (list, tuple)) or not taken:
-            raise StateError(_broken(f"'taken' must be a list of numbers, got {taken!r:.80}"))
+            raise StateError(broken(f"'taken' must be a list of numbers, got {taken!r:.80}"))
         if len(taken) != self._num_lines:
             msg = (
                 f"the state is of {len(taken)} workers, and here there are {self._num_lines}; pass "
                 f"num_workers={len(taken)}, or use augstream.wds.WebDataset, which does not mind"
             )
             raise StateError(msg)
-        counts = [check_count("taken", count, 0, _MEND_BROKEN, StateError) for count in taken]
-        epoch = check_count("epoch", state.get("epoch"), 0, _MEND_BROKEN, StateError)
-        due = check_count("due", state.get("due"), 0, _MEND_BROKEN, StateError)
+        counts = [check_count("taken", count, 0, MEND_BROKEN, StateError) for count in taken]
+        epoch = check_count("epoch", state.get("epoch"), 0, MEND_BROKEN, StateError)
+        due = check_count("due", state.get("due"), 0, MEND_BROKEN, StateError)
         if due >= self._num_lines:
             raise StateError(
-                _broken(f"'due' must be below {self._num_lines}, the number of workers, got {due}")
+                broken(f"'due' must be below {self._num_lines}, the number of workers, got {due}")
             )
         self._go(epoch, counts, due)
 

@@ -20,7 +20,7 @@ from ..errors import RecipeError, ShardError
 from ..order import DEFAULT_WINDOW, Recipe, Tail, lanes_or_default
 from ..plan import Topology
 from ..sources.naming import Shards
-from ..sources.remote import Remote
+from ..sources.remote import Remote, remote_or_default
 from .batches import Batched, Clock
 from .dataset import PipelineDataset, Place
 from .definition import Members, PipelineStream
@@ -83,14 +83,7 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
         self.seed = seed
         lanes = lanes_or_default(lanes, shuffle=shuffle)
         self.recipe = Recipe(seed, batch_size, unit, lanes, shuffle, window, drop_last, tail)
-        if remote is None:
-            remote = Remote(
-                cache_dir=None if cache_dir is None else os.fspath(cache_dir), cache_bytes=cache_bytes
-            )
-        elif cache_bytes is not None:
-            msg = "give cache_bytes or remote=Remote(cache_bytes=...), not both"
-            raise RecipeError(msg)
-        self.source = ShardSource(shards, cache_dir, remote)
+        self.source = ShardSource(shards, cache_dir, remote_or_default(remote, cache_dir, cache_bytes))
         self.pipeline.append(self.source)
         self._members = Members(select_files, rename_files)
         self._on_error: OnError = on_error

@@ -20,14 +20,10 @@ from ..errors import WorkerError
 from ..plan import Topology
 from ..transforms.leaks import private_opencv
 from .slots import LocalSlots
-from .worker import Assignment
+from .worker import Assignment, Redirected
 
 _TICK_S = 0.5
 _GOODBYE_S = 1.0
-
-
-class _Redirected(Exception):  # noqa: N818  # it is an event
-    """What is being made is not wanted any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +116,14 @@ class _Worker(threading.Thread):
         def progress(_place: int) -> None:
             self.beat += 1
             if self._is_stopped_by_us or self._assignment is not current:
-                raise _Redirected
+                raise Redirected
 
         arena = slots.begin()
         try:
             made = maker.make(epoch, units, empty=arena.empty, skips=current.skips, progress=progress)
             slots.finish(arena)
             result = _Result(epoch, step, made, None)
-        except _Redirected:
+        except Redirected:
             return
         except Exception as error:  # noqa: BLE001  # it is the trainer who raises it
             result = _Result(epoch, step, None, error)

@@ -120,7 +120,7 @@ class Page:
         self.cells = cells[: 8 * _NUM_CELLS].data.cast("q")
 
 
-class _Redirected(Exception):  # noqa: N818  # it is an event
+class Redirected(Exception):  # noqa: N818  # it is an event
     """What is being made is not wanted any more."""
 
 
@@ -184,7 +184,7 @@ class Worker:
             started = perf_counter_ns()
             sealed = self._slots.seal(result, arena)
             self._sending_ns = perf_counter_ns() - started
-        except _Redirected:
+        except Redirected:
             cells[AT_PLACE] = NOWHERE
             self._slots.give_up()
             return
@@ -205,7 +205,7 @@ class Worker:
         cells[AT_PLACE] = place
         cells[BEAT] += 1
         if cells[ORDERED] > self._generation:
-            raise _Redirected
+            raise Redirected
         if is_orphan(self._parent):
             raise ChannelClosed
 
