@@ -98,7 +98,7 @@ class Stream:
         position = self.index.position(shard)
         number = self.index.table(position).find(key)
         ref = SampleRef(position, number, self.order(epoch).lane_of_shard(position))
-        return Maker(self).sample(epoch, ref)
+        return self.maker().sample(epoch, ref)
 
 
 @dataclass(slots=True)

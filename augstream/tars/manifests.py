@@ -70,7 +70,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Listed]:
         msg = f"{text}: a manifest must be a local file; download it first"
         raise IndexFileError(msg)
     try:
-        listed = _listed(_load(file), file, split)
+        listed = _listed(_load(file), split)
     except IndexFileError as error:
         msg = f"{file}: {error}"
         raise IndexFileError(msg) from None
@@ -96,12 +96,12 @@ def _load(path: Path) -> Any:
         raise IndexFileError(msg) from error
 
 
-def _listed(content: Any, file: Path, split: str) -> list[Listed]:
+def _listed(content: Any, split: str) -> list[Listed]:
     if not isinstance(content, dict):
         msg = f"a manifest is a JSON object, this is {type(content).__name__}"
         raise IndexFileError(msg)
     if "wids_version" in content:
-        return _wids(content, file.parent, nested=False)
+        return _wids(content, nested=False)
     if "splits" in content:
         return _splits(content["splits"], split)
     if content and all(type(count) is int for count in content.values()):
@@ -113,7 +113,7 @@ def _listed(content: Any, file: Path, split: str) -> list[Listed]:
     raise IndexFileError(msg)
 
 
-def _wids(content: Mapping[str, Any], directory: Path, *, nested: bool) -> list[Listed]:
+def _wids(content: Mapping[str, Any], *, nested: bool) -> list[Listed]:
     if not nested and content["wids_version"] != 1:
         msg = f"wids_version {content['wids_version']!r} is not known, 1 is"
         raise IndexFileError(msg)
@@ -133,7 +133,7 @@ def _wids(content: Mapping[str, Any], directory: Path, *, nested: bool) -> list[
         if not isinstance(part, dict) or "source_url" in part or nested:
             msg = "wids: datasets that point to other manifests are not followed; list their shards instead"
             raise IndexFileError(msg)
-        listed += _wids(part, directory, nested=True)
+        listed += _wids(part, nested=True)
     return listed
 
 

@@ -15,7 +15,7 @@ from webdataset.utils import PipelineStage
 from ..ambient import GlobalGenerators
 from ..augment import Sample
 from ..batching import Made, Progress, Skipped, Skips, Times
-from ..collate import Empty, Rows
+from ..collate import Empty
 from ..errors import AugstreamError, SampleError
 from ..ledgers.marks import marks_of
 from ..order import SampleRef
@@ -81,13 +81,6 @@ class PipelineStream(Stream):
     def maker(self) -> PipelineMaker:
         """Something that computes batches of this stream in this process."""
         return PipelineMaker(self)
-
-    def sample(self, epoch: int, shard: str, key: str) -> Sample:
-        """What the stages before batching make of one sample; no other is read."""
-        position = self.index.position(shard)
-        number = self.index.table(position).find(key)
-        ref = SampleRef(position, number, self.order(epoch).lane_of_shard(position))
-        return self.maker().sample(epoch, ref)
 
 
 class PipelineMaker(Maker):
@@ -182,7 +175,7 @@ class PipelineMaker(Maker):
         """The key of a sample's randomness, where stages draw from global generators."""
         return self._key(epoch, ref, self.name(ref)[1])
 
-    def sample(self, epoch: int, ref: SampleRef, rows: Rows | None = None) -> Sample:
+    def sample(self, epoch: int, ref: SampleRef) -> Sample:
         """What the stages before batching make of one sample alone."""
         stages: list[Any] = []
         for stage in self.stream.stages:
