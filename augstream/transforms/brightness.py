@@ -1,7 +1,6 @@
 """Brightness, contrast and the other operations on single values and whole channels.
 
-All but `ChannelShuffle` and `ToGray` are tables on uint8 images: they join their neighbours, and
-normalisation.
+All but `ChannelShuffle` and `ToGray` are tables on uint8 images: they join their neighbours, and normalisation.
 Arguments, defaults and results are those of albumentations 2.0.8.
 """
 
@@ -15,6 +14,7 @@ import numpy as np
 from ..errors import RecipeError
 from .arguments import integer, number_range, one_of, refuse
 from .base import Array, ImageOnlyTransform, Params
+from .call import first_image
 from .channels import GREY_METHODS, shuffled, to_grey
 from .lookup import look_up
 from .pointwise import (
@@ -41,12 +41,6 @@ if TYPE_CHECKING:
 
 Range = tuple[float, float]
 GreyMethod = Literal["weighted_average", "from_lab", "desaturation", "average", "max", "pca"]
-
-
-def first_image(view: View) -> Array:
-    """The image that data-dependent parameters are read from: `image`, else the first of `images`."""
-    image: Array = view["image"] if "image" in view else view["images"][0]
-    return image
 
 
 class RandomBrightnessContrast(TableTransform):

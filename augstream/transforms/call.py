@@ -54,6 +54,12 @@ class View(Protocol):
         ...
 
 
+def first_image(view: View) -> Image:
+    """The image that data-dependent parameters are read from: `image`, else the first of `images`."""
+    image: Image = view["image"] if "image" in view else view["images"][0]
+    return image
+
+
 def check_raster(name: str, value: Any) -> None:
     """Raise unless `value` can be an image or a mask."""
     if isinstance(value, np.ndarray):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import RecipeError
 from .levels import Levels, Room, as_levels, write_levels
-from .lookup import UINT8, composed, look_up
+from .lookup import MAX_CV_CHANNELS, UINT8, composed, look_up
 
 Image = npt.NDArray[Any]
 Table = npt.NDArray[np.uint8]  # (256,) or (256, C)
@@ -31,7 +31,6 @@ _CV_PIXELS = frozenset(  # what OpenCV turns: (code of the dtype, number of chan
     for num_channels in range(max(_CV_TRANSPOSE_BYTES) + 1)
     if np.dtype(char).itemsize * max(1, num_channels) in _CV_TRANSPOSE_BYTES
 )
-_MAX_CV_CHANNELS = 4
 _FLOAT32 = np.dtype(np.float32)
 
 # A symmetry of the square is a number: these of its bits are set if the image is transposed, and then if its rows, and
@@ -327,7 +326,7 @@ def _split(array: Image, out: Image) -> None:
     """Write channel c of (H, W, C) `array` to the plane out[c]."""
     if (
         array.dtype.char in _CV_DTYPE_CHARS
-        and 1 < array.shape[2] <= _MAX_CV_CHANNELS
+        and 1 < array.shape[2] <= MAX_CV_CHANNELS
         and out.flags.c_contiguous
     ):
         cv2.split(array, list(out))

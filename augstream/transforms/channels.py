@@ -9,25 +9,24 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .lookup import interleaved, planes
+from .lookup import MAX_CV_CHANNELS, interleaved, planes
 from .pointwise import as_bytes, as_floats, max_value
 
 Image = npt.NDArray[Any]
 
 _RGB_ONLY = frozenset({"weighted_average", "from_lab"})
-_MAX_CV_CHANNELS = 4
 _CV_DTYPES = frozenset({np.dtype(np.uint8), np.dtype(np.float32)})
 
 
 def shuffled(image: Image, order: Sequence[int]) -> Image:
     """The image whose channel c is channel order[c] of `image`."""
-    if len(order) > _MAX_CV_CHANNELS or image.dtype not in _CV_DTYPES:
+    if len(order) > MAX_CV_CHANNELS or image.dtype not in _CV_DTYPES:
         return np.ascontiguousarray(image[:, :, order])
     found = planes(image)
     return interleaved([found[channel] for channel in order])
 
 
-def in_turns(image: Image, work: Callable[[Image], Image], most: int = _MAX_CV_CHANNELS) -> Image:
+def in_turns(image: Image, work: Callable[[Image], Image], most: int = MAX_CV_CHANNELS) -> Image:
     """`work` on the whole image, or on at most `most` channels after the other where there are more."""
     num_channels = image.shape[2] if image.ndim == 3 else 1
     if num_channels <= most:

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import RecipeError
 from .arguments import number, number_range, one_of, refuse
 from .base import Array, ImageOnlyTransform, Params
+from .call import first_image
 from .equalizing import contrast_table, equalize_table_cv, equalize_table_pil, histogram
 from .lookup import UINT8, interleaved, look_up, planes
 from .pointwise import channels_of, is_grey
@@ -102,8 +103,7 @@ class Equalize(ImageOnlyTransform):
         if missing:
             msg = f"Equalize's mask function takes the targets {missing}, which were not given"
             raise RecipeError(msg)
-        image = view["image"] if "image" in view else view["images"][0]
-        return {"mask": self.mask(image=image, **{name: view[name] for name in self.mask_params})}
+        return {"mask": self.mask(image=first_image(view), **{name: view[name] for name in self.mask_params})}
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The equalized image."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError
-from .lookup import composed, empty_planes, interleaved, look_up, look_up_in_place, planes
+from .lookup import MAX_CV_CHANNELS, composed, empty_planes, interleaved, look_up, look_up_in_place, planes
 from .pointwise import LEVELS, FloatTable, Table, channels_of
 
 Image = npt.NDArray[Any]
@@ -26,7 +26,6 @@ Image = npt.NDArray[Any]
 _WORTHWHILE = 1024  # values a plane, from which on arithmetic is quicker than the table
 _TAILS = (*range(2, 150), 1000)  # lengths that end at every place of any vector, and of four in a row
 _CLOSE = 5e-7
-_MAX_CV_CHANNELS = 4
 
 
 class Room(Protocol):
@@ -140,7 +139,7 @@ def _are_exact_here(steps: tuple[Step, ...]) -> bool:
 def as_levels(image: Image, table: Table | None, levels: Levels) -> Image:
     """A uint8 image (H, W[, C]) looked up in `table`, if there is one, and then in `levels`; new, contiguous."""
     num_channels = channels_of(image.shape)
-    if not _is_quick(levels, image.shape) or (len(levels.steps) > 1 and num_channels > _MAX_CV_CHANNELS):
+    if not _is_quick(levels, image.shape) or (len(levels.steps) > 1 and num_channels > MAX_CV_CHANNELS):
         return look_up(image, levels.table if table is None else composed(levels.table, table))
     if len(levels.steps) == 1:
         values = image if table is None else look_up(image, table)

@@ -24,7 +24,8 @@ except ImportError:
     _translate = None
 
 Image = npt.NDArray[Any]
-_MAX_CV_CHANNELS = 4
+MAX_CV_CHANNELS = 4
+"""How many channels many functions of OpenCV take at the most."""
 UINT8 = np.dtype(np.uint8)
 _LINE_BYTES = 64  # a line of the cache, and the widest vector
 _OFFSET_BYTES = 16
@@ -54,7 +55,7 @@ def look_up(array: Image, table: npt.NDArray[Any]) -> Image:
     if table.shape[1] != num_channels:
         msg = f"the pipeline's constants are for {table.shape[1]} channels, and the image has {num_channels}"
         raise RecipeError(msg)
-    if num_channels > _MAX_CV_CHANNELS:
+    if num_channels > MAX_CV_CHANNELS:
         return table[array, np.arange(num_channels)]
     if _translate is None or table.dtype != UINT8:
         return cv2.LUT(array, table.reshape(1, 256, num_channels)).reshape(array.shape)
@@ -95,7 +96,7 @@ def _one_table(array: Image, table: npt.NDArray[Any]) -> Image:
         _translate(found.data, column.data, inplace=True)
         return found
     num_channels = array.shape[2] if array.ndim == 3 else 1
-    flat = array if num_channels <= _MAX_CV_CHANNELS else array.reshape(len(array), -1)
+    flat = array if num_channels <= MAX_CV_CHANNELS else array.reshape(len(array), -1)
     return cv2.LUT(flat, table).reshape(array.shape)
 
 
@@ -110,7 +111,7 @@ def planes(array: Image, found: Image | None = None) -> Image:
     height, width, num_channels = array.shape
     if found is None:
         found = empty_planes((num_channels, height, width), array.dtype)
-    if 1 < num_channels <= _MAX_CV_CHANNELS:
+    if 1 < num_channels <= MAX_CV_CHANNELS:
         cv2.split(array, list(found))
     else:
         np.copyto(found, array.transpose(2, 0, 1))

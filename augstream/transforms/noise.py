@@ -18,7 +18,7 @@ from .arguments import number, number_range, refuse
 from .base import Array, ImageOnlyTransform, Params
 from .channels import in_turns
 from .grains import discrete, discrete_blocks, normals, poisson_steps, truncated_normal_steps
-from .lookup import interleaved, planes
+from .lookup import MAX_CV_CHANNELS, interleaved, planes
 from .pointwise import as_bytes, as_floats, channels_of, clipped, max_value
 from .tables import check_dtype
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .call import View
 
 Range = tuple[float, float]
-_MAX_CV_CHANNELS = 4
 
 
 class GaussNoise(ImageOnlyTransform):
@@ -139,7 +138,7 @@ def _shared(block: Array, num_shared: int) -> Array:
 
 def _repeated(noise: Array, num_channels: int) -> Array:
     """(H, W) noise for all channels alike."""
-    if num_channels <= _MAX_CV_CHANNELS:
+    if num_channels <= MAX_CV_CHANNELS:
         return interleaved([noise] * num_channels)
     return np.repeat(noise[:, :, None], num_channels, axis=2)
 

@@ -18,14 +18,13 @@ import numpy.typing as npt
 
 from ..errors import RecipeError
 from .arguments import Fill
-from .lookup import UINT8
+from .lookup import MAX_CV_CHANNELS, UINT8
 
 Image = npt.NDArray[Any]
 Size = tuple[int, int]  # height, width
 Borders = tuple[int, int, int, int]  # top, bottom, left, right
 Work = Callable[..., Image]  # an array that OpenCV knows, its fill (and, if a warp, room) -> the result
 
-_MAX_CHANNELS = 4
 _BLENDED = frozenset(map(np.dtype, ("u1", "u2", "i2", "f4", "f8")))
 _MOVED = _BLENDED | {np.dtype("i4")}
 _CARRIERS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
@@ -47,7 +46,7 @@ def resize(image: Image, size: Size, interpolation: int) -> Image:
     if image.shape[:2] == size:
         return image
     dsize = (size[1], size[0])
-    if image.dtype in _BLENDED and image.ndim == 3 and 1 < image.shape[2] <= _MAX_CHANNELS:
+    if image.dtype in _BLENDED and image.ndim == 3 and 1 < image.shape[2] <= MAX_CV_CHANNELS:
         return cv2.resize(image, dsize, None, 0, 0, interpolation)  # as below, the short way
 
     def work(part: Image, _: Any) -> Image:
@@ -127,7 +126,7 @@ def _done(image: Image, size: Size, interpolation: int, fill: Fill, work: Work) 
         return _carried(image, size, interpolation, fill, work)
     num_channels = image.shape[2] if image.ndim == 3 else 1
     values = _values(fill, num_channels)
-    if num_channels <= _MAX_CHANNELS and image.size:
+    if num_channels <= MAX_CV_CHANNELS and image.size:
         found = work(image, values)
         return found if found.ndim == image.ndim else found.reshape(*size, 1)
     result = np.zeros((*size, *image.shape[2:]), dtype)
@@ -156,7 +155,7 @@ def _carried(image: Image, size: Size, interpolation: int, fill: Fill, work: Wor
 def _values(fill: Fill, num_channels: int) -> tuple[float, ...]:
     """One number for each channel, and for OpenCV four at least where they are all the same."""
     if not isinstance(fill, tuple):
-        return (fill,) * (num_channels if num_channels > _MAX_CHANNELS else _MAX_CHANNELS)
+        return (fill,) * (num_channels if num_channels > MAX_CV_CHANNELS else MAX_CV_CHANNELS)
     if len(fill) != num_channels:
         msg = (
             f"a fill of {len(fill)} numbers, {fill!r}, was given for an image of {num_channels} channels; "
@@ -168,8 +167,8 @@ def _values(fill: Fill, num_channels: int) -> tuple[float, ...]:
 
 def _turns(num_channels: int) -> list[tuple[int, int]]:
     """The channels in fours; two that remain go one by one, for OpenCV rounds a pair differently."""
-    starts = range(0, num_channels, _MAX_CHANNELS)
-    turns = [(first, min(first + _MAX_CHANNELS, num_channels)) for first in starts]
+    starts = range(0, num_channels, MAX_CV_CHANNELS)
+    turns = [(first, min(first + MAX_CV_CHANNELS, num_channels)) for first in starts]
     if turns and turns[-1][1] - turns[-1][0] == 2:
         first, last = turns.pop()
         turns += [(first, first + 1), (first + 1, last)]

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import RecipeError
 from ..seeding import Draws
 from .arguments import INTERPOLATIONS, Fill, fill_value, integer, number, one_of, refuse
-from .base import Array, ImageOnlyTransform, Params
+from .base import Array, ImageOnlyTransform, NoOp, Params
 from .composition import OneOf, Sequential
 from .node import BaseCompose
 from .operations import ENHANCEMENTS, UNGRADED, Sampling, one_operation, operation
@@ -289,7 +289,7 @@ class _Alone:
 
 def _applied(transform: Any, image: Array) -> Array:
     """`image` after an operation, which leaves nothing to chance."""
-    if type(transform).__name__ == "NoOp":
+    if isinstance(transform, NoOp):
         return image
     params = transform.draw(Draws(), _Alone(image))
     result: Array = transform.apply(image, **params, shape=image.shape)
