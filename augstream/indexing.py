@@ -112,7 +112,7 @@ def cache_directory() -> Path:
 
 
 def _check_counts(asked: list[Asked], index: IndexedShards) -> None:
-    """Whether each shard has as many samples as its manifest promised."""
+    """Raise `IndexFileError` unless each shard has as many samples as its manifest promised."""
     for shard, count in zip(asked, index.num_samples.tolist(), strict=True):
         if shard.manifest and shard.num_samples != count:
             msg = (

@@ -58,18 +58,20 @@ class LoaderStats:
 
 
 class StreamLoader:
-    """Iterate the batches of a `StreamDataset` or `Mixture`, computed by processes that may die at any moment.
+    """Iterate the batches of a dataset, computed by processes that may die at any moment.
 
     ``for batch in loader`` runs the rest of the current epoch, then `epoch` is the next one. The batches
     are the same for any number of workers, prefetch factor and start method. `state_dict()` is exact after
     any batch, and may be loaded under another number of workers, ranks, or, with `unit`, batch size.
 
+    dataset: a `StreamDataset`, a `Mixture`, or an ``augstream.wds.WebDataset`` with the stages behind it.
     num_workers: 0 computes in this process. prefetch_factor: batches made ahead by each worker; the workers
     also go on into the next epoch. persistent_workers: False starts new ones each epoch.
     workers: "process", or "thread" for threads of this process: nothing is pickled, nothing survives a crash, and the
     transform must be ours, for other libraries' draw from generators that threads share.
     multiprocessing_context: "fork", "spawn", "forkserver" or a context; None for the platform's own.
-    timeout_s: a worker that finishes no sample for so long is replaced; None never gives one up.
+    timeout_s: a worker process that finishes no sample for so long is replaced, for a thread that is a `WorkerError`;
+    None never gives one up.
     max_respawns: a batch that kills its worker so many times is a `WorkerError`; with ``on_error="skip"``
     the sample at fault is left out, now and in every later epoch and resume.
 
@@ -135,7 +137,7 @@ class StreamLoader:
 
     @property
     def num_workers(self) -> int:
-        """The number of worker processes."""
+        """The number of workers, processes or threads."""
         return self._topology.num_workers
 
     @property

@@ -134,7 +134,8 @@ def assert_repeatable(
 
     It runs `num_epochs` epochs (the first `num_batches` batches of each), twice in this process with the
     global generators of random, numpy and torch seeded otherwise, then with each number of workers under each
-    start method, persistent or not. The message names the first batch, and the fields of it, that differ.
+    start method, persistent or not, and each epoch after the first by itself. The message names the first batch, and
+    the fields of it, that differ.
 
     Not found: what only another machine, another release of a library, or time would change.
     """

@@ -214,7 +214,7 @@ class TarWalk:
         return records
 
     def _check_trailer(self, at: int) -> None:
-        """Whether only zeros follow the end-of-archive block, as far as it is worth looking."""
+        """Fail unless only zeros follow the end-of-archive block, as far as it is worth looking."""
         end = min(self._size, at + _MAX_TRAILER_BYTES)
         while at < end:
             piece = self._read_at(at, min(end - at, _FAR_BYTES))

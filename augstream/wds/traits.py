@@ -254,7 +254,7 @@ def _of_multi(_: Any) -> Trait:
 
 def _of_mix(stage: Any) -> Trait:
     what = "it draws from Python's global generator, which is seeded differently in every run"
-    mend = "mix with augstream's own mixtures, or with wds.RoundRobin"
+    mend = "mix with augstream.Mixture, or with wds.RoundRobin"
     return Trait(f"RandomMix of {len(stage.datasets)}", "holds", (Finding("chance", what, mend),))
 
 
