@@ -33,8 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "index": ("cli", "scan shards and write their index beside them"),
     "info": ("cli", "what shards hold, and which members are missing where"),
     "plan": ("tools.nodes", "what each node of a run would read, and which lanes suit it"),
-    "preview": ("tools.commands", "a contact sheet of augmented samples"),
-    "replay": ("tools.commands", "compute one augmented sample again, from its address"),
+    "preview": ("tools.commands", "a contact sheet (.png) or a page to browse (.html) of augmented samples"),
+    "replay": ("tools.commands", "compute one augmented sample again, stage by stage"),
     "diff": ("tools.diff", "where two runs part, by their ledgers"),
     "verify": ("tools.verify", "run a pipeline in many ways, compare, and say what makes it differ"),
     "bench": ("tools.bench", "where a stream's time goes, and what to change next"),
@@ -90,8 +90,16 @@ def _log_lines() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+def add_command(subparsers: Subparsers, name: str, more: str = "") -> argparse.ArgumentParser:
+    """Add the parser of a command of `COMMANDS`. more: what its help says beyond what it is for."""
+    purpose = COMMANDS[name][1]
+    text = f"{purpose[0].upper()}{purpose[1:]}.{' ' if more else ''}{more}"
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, description=text)
+    return parser
+
+
 def add_shards(parser: argparse.ArgumentParser) -> None:
-    """Add the positional argument that most commands begin with."""
+    """Add the positional argument that nearly all commands have."""
     text = (
         "tar files, a brace pattern ('train-{000..019}.tar'), a glob, a directory, a manifest (.json), or the offset "
         "tables of other readers (.idx)"
@@ -115,20 +123,23 @@ def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], N
 
 def register_index(subparsers: Subparsers) -> None:
     """``augstream index SHARDS``: scan the shards, and write their index beside them."""
-    parser = subparsers.add_parser("index", help=COMMANDS["index"][1])
+    parser = add_command(subparsers, "index")
     add_shards(parser)
     parser.add_argument(
         "--checksums", action="store_true", help="record a CRC-32 of every member (reads all data)"
     )
     parser.add_argument(
-        "--verify", choices=["stat", "digest"], default="stat", help="digest: scan every shard again"
+        "--verify",
+        choices=["stat", "digest"],
+        default="stat",
+        help="stat: believe a shard whose size and mtime are as recorded (default); digest: scan every one again",
     )
     parser.add_argument(
         "--cache", action="store_true", help="write to the user's cache instead, as for remote shards"
     )
     parser.add_argument("--emit", nargs="+", choices=KINDS, default=[], metavar="KIND",
                         help=f"write side files for other readers: {', '.join(KINDS)}")  # fmt: skip
-    parser.add_argument("--split", default="train", help="the name of these shards in side files")
+    parser.add_argument("--split", default="train", help="what side files call these shards (default train)")
     parser.set_defaults(run=_index)
 
 
@@ -155,7 +166,7 @@ def _index(arguments: argparse.Namespace) -> int:
 
 def register_info(subparsers: Subparsers) -> None:
     """``augstream info SHARDS``: what the shards hold, and what some samples lack."""
-    parser = subparsers.add_parser("info", help=COMMANDS["info"][1])
+    parser = add_command(subparsers, "info")
     add_shards(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_info)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..cli import say
+from ..cli import add_command, add_shards, say
 from ..errors import RecipeError
 from ..images.encoded import DecodeMode
 from .commands import add_stream_arguments, make_dataset
@@ -22,8 +22,8 @@ _ROW_PX, _WIDTH_PX = 24, 1200
 
 def register_bench(subparsers: Any) -> None:
     """Add the command `bench`."""
-    parser = subparsers.add_parser("bench", help="where a stream's time goes, and what to change next")
-    parser.add_argument("shards", nargs="+", metavar="SHARDS", help="the shards of the stream")
+    parser = add_command(subparsers, "bench")
+    add_shards(parser)
     add_stream_arguments(parser, seed=True)
     parser.add_argument("--batch-size", type=int, default=64, help="samples in a batch (default 64)")
     parser.add_argument("--decode", default="region", help='"full", "region" (default) or "scaled"')

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..cli import say
+from ..cli import add_command, add_shards, say
 from ..dataset import StreamDataset
 from ..errors import RecipeError
 from ..images.encoded import DecodeMode
@@ -125,19 +125,18 @@ def _dataset_of(parsed: argparse.Namespace, recipe: Recipe) -> StreamDataset:
 
 def register_replay(subparsers: Any) -> None:
     """Add the command `replay`."""
-    parser = subparsers.add_parser(
-        "replay",
-        help="compute one sample again, stage by stage",
-        description="Compute one sample again, from its address or its position in a ledger: what every transform "
-        "decided, drew and did. From a ledger, the recipe is the ledger's, and the batch is held against it.",
+    more = (
+        "What every transform decided, drew and did, from the sample's address or its position in a ledger. From a "
+        "ledger, the recipe is the ledger's, and the batch is held against it."
     )
+    parser = add_command(subparsers, "replay", more)
     parser.add_argument(
         "address",
         metavar="ADDRESS|LEDGER:EPOCH:UNIT[:PLACE]",
         help="the address that an error or a batch's __address__ shows, or a position as `diff` shows it; without "
         "PLACE, the samples of the batch are listed",
     )
-    parser.add_argument("shards", nargs="+", metavar="SHARDS", help="the shards of the stream")
+    add_shards(parser)
     add_stream_arguments(parser, seed=False)
     parser.add_argument("--picture", type=Path, metavar="PNG", help="write a picture after every transform")
     parser.add_argument("--json", type=Path, help="write gates and drawn parameters")
@@ -228,10 +227,8 @@ def _size(sample: Mapping[str, Any]) -> str:
 
 def register_preview(subparsers: Any) -> None:
     """Add the command `preview`."""
-    parser = subparsers.add_parser(
-        "preview", help="a contact sheet (.png) or a page to browse (.html) of samples"
-    )
-    parser.add_argument("shards", nargs="+", metavar="SHARDS", help="the shards of the stream")
+    parser = add_command(subparsers, "preview")
+    add_shards(parser)
     add_stream_arguments(parser, seed=True)
     parser.add_argument(
         "--out", type=Path, default=Path("preview.html"), help="a .png or .html (default preview.html)"

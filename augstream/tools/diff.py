@@ -15,7 +15,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from ..cli import say
+from ..cli import add_command, say
 from ..errors import LedgerError
 from ..ledgers.ledger import START, Line, Reader, chained, differences
 
@@ -24,7 +24,7 @@ _RANK = re.compile(r"\.rank\d+-of-\d+$")
 
 def register_diff(subparsers: Any) -> None:
     """``augstream diff A B``: where the runs of two ledgers part."""
-    parser = subparsers.add_parser("diff", help="where two runs part, by their ledgers")
+    parser = add_command(subparsers, "diff")
     parser.add_argument("runs", nargs="+", metavar="LEDGER",
                         help="a ledger; if ranks wrote theirs beside it, those of all ranks")  # fmt: skip
     parser.add_argument(

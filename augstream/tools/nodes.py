@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ..cli import add_shards, progress_bar, say
+from ..cli import add_command, add_shards, progress_bar, say
 from ..index import ShardIndex
 from ..indexing import build_index
 from ..layout import Layout, compare_lanes
@@ -18,9 +18,7 @@ _MAX_NODES_SHOWN = 16
 
 def register_plan(subparsers: Any) -> None:
     """``augstream plan SHARDS --world-size N``: what each node would read, and which lanes suit it."""
-    parser = subparsers.add_parser(
-        "plan", help="what each node of a run would read, how evenly, and at which lanes it gets better"
-    )
+    parser = add_command(subparsers, "plan")
     add_shards(parser)
     parser.add_argument("--world-size", type=int, required=True, help="ranks of the run")
     parser.add_argument("--num-workers", type=int, default=0, help="workers of each rank (default 0)")
@@ -30,10 +28,19 @@ def register_plan(subparsers: Any) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="samples a rank gets at once (default 64)")
     parser.add_argument("--unit", type=int, help="samples that stay together (default the batch)")
     parser.add_argument("--lanes", type=int, help="the stream's lanes (default 8, or 1 with --no-shuffle)")
-    parser.add_argument("--try-lanes", type=int, nargs="+", default=[], metavar="N", help="compare these too")
-    parser.add_argument("--window", type=int, default=DEFAULT_WINDOW, help="samples shuffled together")
+    parser.add_argument(
+        "--try-lanes", type=int, nargs="+", default=[], metavar="N", help="more lane counts to compare"
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=DEFAULT_WINDOW,
+        help=f"samples shuffled together (default {DEFAULT_WINDOW})",
+    )
     parser.add_argument("--no-shuffle", action="store_true", help="the stream is made with shuffle=False")
-    parser.add_argument("--tail", choices=["drop", "pad"], default="drop", help="of the last step")
+    parser.add_argument(
+        "--tail", choices=["drop", "pad"], default="drop", help="what becomes of the last step (default drop)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the stream's seed (default 0)")
     parser.add_argument("--epoch", type=int, default=0, help="which epoch (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON, with every node")

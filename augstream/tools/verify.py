@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..cli import COMMANDS, add_shards, progress_bar, say
+from ..cli import add_command, add_shards, progress_bar, say
 from ..errors import LeakError, RecipeError
 from .commands import add_stream_arguments, make_dataset
 from .runs import Check, Runs
@@ -109,7 +109,7 @@ def verify(
 
 def register_verify(subparsers: Any) -> None:
     """Add the command `verify`."""
-    parser = subparsers.add_parser("verify", help=COMMANDS["verify"][1])
+    parser = add_command(subparsers, "verify")
     add_shards(parser)
     add_stream_arguments(parser, seed=True)
     parser.add_argument("--batch-size", type=int, default=8, help="samples in a batch (default 8)")
