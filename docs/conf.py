@@ -1,6 +1,11 @@
 """How the documentation is built: `sphinx-build -W docs OUT`."""
 
+import io
+import os
 import re
+from contextlib import redirect_stdout, suppress
+
+from augstream import cli
 
 project = "augstream"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
@@ -18,8 +23,21 @@ _ARGUMENT = re.compile(r"(?P<names>[a-z_]+(, [a-z_]+)*): (?P<text>.*)")
 
 
 def setup(app):
-    """Show the arguments that our docstrings list as `name: what it is`, one a line, as a list of fields."""
+    """Show the arguments that our docstrings list as `name: what it is`, one a line, as fields; and commands' help."""
     app.connect("autodoc-process-docstring", _list_arguments)
+    app.connect("source-read", _show_commands)
+
+
+def _show_commands(_app, _docname, source):
+    """Put the help of every command where a page wants it."""
+    os.environ["COLUMNS"] = "100"  # argparse asks the terminal otherwise
+    source[0] = source[0].replace("<!-- commands -->", "\n\n".join(map(_help, cli.COMMANDS)))
+
+
+def _help(command):
+    with redirect_stdout(io.StringIO()) as text, suppress(SystemExit):
+        cli.main([command, "--help"])
+    return f"## {command}\n\n```text\n{text.getvalue()}```"
 
 
 def _list_arguments(_app, _what, _name, _obj, _options, lines):

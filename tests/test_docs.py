@@ -16,6 +16,7 @@ from clients import client
 from sphinx.util.inventory import InventoryFile
 
 import augstream as A
+from augstream.cli import COMMANDS
 from augstream.transforms.serialization import registered_classes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -47,6 +48,9 @@ def test_there_are_pages_to_run() -> None:
         "debug",
         "choose",
         "compare-runs",
+        "fields",
+        "remote",
+        "other-transforms",
     } <= {page.stem for page in PAGES}
 
 
@@ -88,6 +92,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with (tmp_path / "objects.inv").open("rb") as file:
         described = {name for kind in InventoryFile.load(file, "", posixpath.join).values() for name in kind}
+    commands = (tmp_path / "reference" / "command-line.html").read_text(encoding="utf-8")
+    assert all(f"usage: augstream {name} " in commands for name in COMMANDS)
     public = {f"augstream.{room}.{name}" for room, names in A._ROOMS.items() for name in names}
     public |= {f"augstream.wds.{name}" for name in A.wds.__all__}
     public |= {
