@@ -18,6 +18,10 @@ import pytest
 
 import augstream as A
 from augstream.cli import main
+from augstream.stream import FULL_SCOPE
+from augstream.tools.explain import explain, explain_address
+from augstream.tools.pictures import encoded
+from augstream.tools.preview import stages_sheet
 
 SAVED = A.Compose(
     [A.RandomResizedCrop(size=(24, 32)), A.OneOf([A.GaussNoise(p=1), A.Blur(p=1)], p=0.6), A.Normalize()]
@@ -32,6 +36,10 @@ class Odd(A.ImageOnlyTransform):
             msg = f"this picture is dark: {img.mean():.0f}"
             raise ValueError(msg)
         return img
+
+
+def divided(image, rng):
+    return image[:24, :32] // rng.integers(1, 9)
 
 
 OTHER = A.Compose([A.RandomResizedCrop(size=(24, 32)), A.Normalize(mean=(0.5, 0.5, 0.5))])
@@ -65,7 +73,7 @@ def test_from_an_address(shards, saved, tmp_path, capsys):
     picture, data = tmp_path / "stages.png", tmp_path / "sample.json"
     for place in range(4):
         address = batch["__address__"][place]
-        arguments = ["--pipeline", saved, "--lanes", "3", "--picture", str(picture), "--json", str(data)]
+        arguments = ["--pipeline", saved, "--picture", str(picture), "--json", str(data)]
         assert main(["replay", address, *shards, *arguments]) == 0
         out = capsys.readouterr().out
         told = json.loads(data.read_text())
@@ -79,6 +87,68 @@ def test_from_an_address(shards, saved, tmp_path, capsys):
     assert " -> 32 x 24 uint8" in out
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"lanes": 3}, {"shuffle": False}, {"scope": ("shard", "epoch"), "seed": 9}, {"scope": ("shard",)}],
+    ids=str,
+)
+@pytest.mark.parametrize("transform", ["SAVED", "divided"])
+def test_an_address_says_all_that_its_draws_depend_on(shards, tmp_path, arguments, transform):
+    """Neither lanes nor shuffling nor the scope is said again: what is computed is what the stream delivered."""
+    pipeline = globals()[transform]
+    batch = next(
+        iter(A.StreamDataset(shards, pipeline, batch_size=4, with_address=True, **{"seed": 7, **arguments}))
+    )
+    elsewhere = A.StreamDataset(
+        shards,
+        pipeline,
+        batch_size=1,
+        seed=arguments.get("seed", 7),
+        scope=arguments.get("scope", FULL_SCOPE),
+    )
+    pictures = [tmp_path / "command.png", tmp_path / "wanted.png"]
+    for place, address in enumerate(batch["__address__"]):
+        found = explain_address(elsewhere, A.Address.parse(address))
+        assert np.array_equal(found.after["image"], batch["image"][place].numpy())
+        pictures[1].write_bytes(encoded(stages_sheet(elsewhere, found)))
+        command = ["replay", address, *shards, "--pipeline", f"test_replay_command:{transform}"]
+        assert main([*command, "--picture", str(pictures[0])]) == 0
+        assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_an_address_of_a_webdataset_stage_does_so_too(shards):
+    key = _first_key(shards)
+    address = A.Address(137, epoch=2, worker=5, shard=Path(shards[0]).name, sample=key, visit=1)
+    found = explain_address(make(shards, seed=137), address)
+    sample = {"__key__": key, "__url__": shards[0], "jpg": found.before["image"]}
+    wanted = A.wds.augment(SAVED, seed=137, fields={"image": "jpg"}).at(sample, address)
+    assert np.array_equal(found.after["image"], wanted["jpg"])
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("seed=7;epoch=0;shard={shard};sample={key}", "names no worker, on which this stream's draws depend"),
+        ("seed=7;shard={shard};sample={key}", "names no epoch, on which this stream's draws depend"),
+        ("seed=7;epoch=0;worker=1;shard=x.tar;sample={key}", "no shard is named 'x.tar'"),
+        ("seed=7;epoch=0;worker=1;shard={shard};sample=x", "no sample has the key 'x'"),
+    ],
+)
+def test_an_address_of_no_sample_of_the_stream_is_refused(shards, capsys, address, said):
+    text = address.format(shard=Path(shards[0]).name, key=_first_key(shards))
+    assert main(["replay", text, *shards, "--scope", "shard, worker, epoch"]) == 2
+    assert said in capsys.readouterr().err
+    assert main(["replay", "seed=7;epoch=0;worker=1;shard=a;sample=b", *shards, "--scope", "shard"]) == 2
+    assert (
+        "names the epoch, on which no draw of this stream depends: its scope is shard"
+        in capsys.readouterr().err
+    )
+
+
+def _first_key(shards):
+    return str(A.StreamDataset(shards[0], batch_size=1, seed=0).index.table(0).keys[0])
+
+
 def test_from_the_line_that_an_error_prints(shards, capsys, tmp_path):
     dataset = make(shards, ODD)
     with pytest.raises(A.SampleError) as caught:
@@ -86,7 +156,7 @@ def test_from_the_line_that_an_error_prints(shards, capsys, tmp_path):
             pass
     line = re.search(r"augstream replay '(.*)'", str(caught.value))
     picture = tmp_path / "stages.png"
-    arguments = ["--pipeline", "test_replay_command:ODD", "--lanes", "3", "--picture", str(picture)]
+    arguments = ["--pipeline", "test_replay_command:ODD", "--picture", str(picture)]
     assert main(["replay", line[1], *shards, *arguments]) == 1
     out, err = capsys.readouterr()
     assert "  1 Odd: failed\n" in out
@@ -199,8 +269,6 @@ def _until_prompt(terminal: int) -> bytes:
 def test_the_prompt_shows_what_was_delivered(shards):
     dataset = make(shards)
     batch = next(iter(dataset))
-    from augstream.tools.explain import explain
-
     found = explain(dataset, epoch=0, shard=batch["__shard__"][1], key=batch["__key__"][1])
     assert np.array_equal(found.images()["2 Normalize"], batch["image"][1].numpy())
     assert found.params()["0 RandomResizedCrop"]["crop_coords"]

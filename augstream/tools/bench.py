@@ -24,9 +24,8 @@ def register_bench(subparsers: Any) -> None:
     """Add the command `bench`."""
     parser = add_command(subparsers, "bench")
     add_shards(parser)
-    add_stream_arguments(parser, seed=True)
+    add_stream_arguments(parser)
     parser.add_argument("--batch-size", type=int, default=64, help="samples in a batch (default 64)")
-    parser.add_argument("--decode", default="region", help='"full", "region" (default) or "scaled"')
     parser.add_argument("--workers", default="0,2", help="numbers of workers to try (default 0,2)")
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="how long each measurement runs (default 5)"
@@ -42,7 +41,7 @@ def _run_bench(parsed: argparse.Namespace) -> int:
         msg = f"--seconds must be greater than 0, got {parsed.seconds:g}"
         raise RecipeError(msg)
     mode: DecodeMode = parsed.decode
-    dataset = make_dataset(parsed, parsed.seed, batch_size=parsed.batch_size, decode=mode)
+    dataset = make_dataset(parsed, batch_size=parsed.batch_size)
     found = profile(dataset, min_s=parsed.seconds)
     say(*profile_lines(found))
     tried = [crew(dataset, number, min_s=parsed.seconds) for number in crews]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..cli import add_command, add_shards, say
 from ..dataset import StreamDataset
@@ -20,6 +20,7 @@ from ..errors import RecipeError
 from ..images.encoded import DecodeMode
 from ..order import Recipe
 from ..seeding import Address
+from ..stream import FULL_SCOPE
 from ..transforms.serialization import load
 from .explain import Explanation, explain, explain_address, plain
 from .pictures import encoded, picture_of
@@ -40,8 +41,8 @@ def load_pipeline(text: str) -> Any:
     path = Path(text)
     if path.suffix in {".json", ".yaml", ".yml"}:
         return load(str(path), data_format="json" if path.suffix == ".json" else "yaml")
-    module_name, colon, name = text.partition(":")
-    if not colon:
+    module_name, _, name = text.partition(":")
+    if not module_name or not name:
         msg = f"{text!r} is no pipeline; give {_PIPELINE}"
         raise RecipeError(msg)
     if not {"", str(Path.cwd())} & set(
@@ -50,16 +51,20 @@ def load_pipeline(text: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        msg = f"could not get {name!r} from module {module_name!r}: {error}"
+    except (Exception, SystemExit) as error:  # whatever a module does while it is imported
+        msg = f"could not get {name!r} from module {module_name!r}: {type(error).__name__}: {error}"
         raise RecipeError(msg) from error
     if not _is_maker(found):
         return found
     try:
-        return found()
-    except Exception as error:
+        made = found()
+    except (Exception, SystemExit) as error:
         msg = f"{text!r} could not be made: {type(error).__name__}: {error}"
         raise RecipeError(msg) from error
+    if made is None:
+        msg = f"{text!r} returned None; let it return the transform, or leave out --pipeline for none"
+        raise RecipeError(msg)
+    return made
 
 
 def _is_maker(found: Any) -> bool:
@@ -73,43 +78,62 @@ def _is_maker(found: Any) -> bool:
     )
 
 
-def add_stream_arguments(parser: argparse.ArgumentParser, *, seed: bool) -> None:
-    """Add what it takes to make a stream: the pipeline, the recipe and the fields."""
+def add_stream_arguments(parser: argparse.ArgumentParser, *, recipe: bool = True) -> None:
+    """Add what it takes to make a stream: the pipeline, the fields and, unless it is found elsewhere, the recipe."""
     parser.add_argument("--pipeline", metavar="FILE|MODULE:NAME", help=_PIPELINE)
-    if seed:
+    if recipe:
         parser.add_argument("--seed", type=int, default=0, help="the stream's seed (default 0)")
-    parser.add_argument("--lanes", type=int, help="the stream's lanes (default 8, or 1 with --no-shuffle)")
-    parser.add_argument("--no-shuffle", action="store_true", help="the stream was made with shuffle=False")
+        parser.add_argument(
+            "--lanes", type=int, help="the stream's lanes (default 8, or 1 with --no-shuffle)"
+        )
+        parser.add_argument(
+            "--no-shuffle", action="store_true", help="the stream was made with shuffle=False"
+        )
+    default = f"default {','.join(FULL_SCOPE)}" if recipe else "default: all of it, or what the address has"
+    parser.add_argument("--scope", help=f"the stream's scope ({default})")
     parser.add_argument(
-        "--scope", default="shard,worker,epoch", help="the stream's scope (default shard,worker,epoch)"
+        "--fields", type=_json, metavar="JSON", help='the stream\'s fields, {"image": "jpg;png"} say'
     )
     parser.add_argument(
-        "--fields", type=json.loads, metavar="JSON", help='the stream\'s fields, {"image": "jpg;png"} say'
+        "--decode",
+        choices=get_args(DecodeMode),
+        default="region",
+        help="how images are decoded (default region)",
     )
 
 
-def make_dataset(
-    parsed: argparse.Namespace, seed: int, *, batch_size: int = 1, decode: DecodeMode = "region"
-) -> StreamDataset:
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        msg = f"""{text!r} is no JSON ({error}); write '{{"image": "jpg;png", "label": "cls"}}', say"""
+        raise argparse.ArgumentTypeError(msg) from None
+
+
+def make_dataset(parsed: argparse.Namespace, *, batch_size: int = 1) -> StreamDataset:
     """The stream that a command line describes."""
+    shuffle = not parsed.no_shuffle
+    return _dataset(parsed, batch_size=batch_size, seed=parsed.seed, lanes=parsed.lanes, shuffle=shuffle)
+
+
+def _dataset(
+    parsed: argparse.Namespace, *, scope: tuple[str, ...] = FULL_SCOPE, **recipe: Any
+) -> StreamDataset:
+    """The stream that a command line describes, of a recipe, and of `scope` unless the command line has one."""
     return StreamDataset(
         parsed.shards,
         None if parsed.pipeline is None else load_pipeline(parsed.pipeline),
-        batch_size=batch_size,
-        seed=seed,
-        lanes=parsed.lanes,
-        shuffle=not parsed.no_shuffle,
-        scope=tuple(parsed.scope.split(",")),
+        scope=scope if parsed.scope is None else tuple(parsed.scope.replace(" ", "").split(",")),
         fields=parsed.fields,
-        decode=decode,
+        decode=parsed.decode,
+        **recipe,
     )
 
 
 def _dataset_of(parsed: argparse.Namespace, recipe: Recipe) -> StreamDataset:
     """The stream that a command line describes, of a recipe that was found elsewhere."""
-    return StreamDataset(
-        parsed.shards,
-        None if parsed.pipeline is None else load_pipeline(parsed.pipeline),
+    return _dataset(
+        parsed,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         unit=recipe.samples_per_unit,
@@ -118,16 +142,14 @@ def _dataset_of(parsed: argparse.Namespace, recipe: Recipe) -> StreamDataset:
         window=recipe.window,
         drop_last=recipe.drop_last,
         tail=recipe.tail,
-        scope=tuple(parsed.scope.split(",")),
-        fields=parsed.fields,
     )
 
 
 def register_replay(subparsers: Any) -> None:
     """Add the command `replay`."""
     more = (
-        "What every transform decided, drew and did, from the sample's address or its position in a ledger. From a "
-        "ledger, the recipe is the ledger's, and the batch is held against it."
+        "What every transform decided, drew and did, from the sample's address or its position in a ledger. All "
+        "draws follow from the address. From a ledger, the recipe is the ledger's, and the batch is held against it."
     )
     parser = add_command(subparsers, "replay", more)
     parser.add_argument(
@@ -137,7 +159,7 @@ def register_replay(subparsers: Any) -> None:
         "PLACE, the samples of the batch are listed",
     )
     add_shards(parser)
-    add_stream_arguments(parser, seed=False)
+    add_stream_arguments(parser, recipe=False)
     parser.add_argument("--picture", type=Path, metavar="PNG", help="write a picture after every transform")
     parser.add_argument("--json", type=Path, help="write gates and drawn parameters")
     parser.add_argument("--interact", action="store_true", help="open a Python prompt with all of it at hand")
@@ -156,7 +178,9 @@ def _run_replay(parsed: argparse.Namespace) -> int:
         explanation = explain(found.dataset, epoch=position.epoch, shard=shard, key=key)
         return _show(parsed, found.dataset, explanation) or status
     address = Address.parse(parsed.address)
-    dataset = make_dataset(parsed, address.seed)
+    parts = {"shard": True, "worker": address.worker is not None, "epoch": address.epoch is not None}
+    scope = tuple(name for name, is_part in parts.items() if is_part)
+    dataset = _dataset(parsed, batch_size=1, seed=address.seed, scope=scope)
     return _show(parsed, dataset, explain_address(dataset, address))
 
 
@@ -229,7 +253,7 @@ def register_preview(subparsers: Any) -> None:
     """Add the command `preview`."""
     parser = add_command(subparsers, "preview")
     add_shards(parser)
-    add_stream_arguments(parser, seed=True)
+    add_stream_arguments(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("preview.html"), help="a .png or .html (default preview.html)"
     )
@@ -245,7 +269,7 @@ def _run_preview(parsed: argparse.Namespace) -> int:
     if parsed.samples < 1 or parsed.epochs < 1:
         msg = f"--samples and --epochs must be at least 1, got {parsed.samples} and {parsed.epochs}"
         raise RecipeError(msg)
-    dataset = make_dataset(parsed, parsed.seed)
+    dataset = make_dataset(parsed)
     chosen = choose(dataset, parsed.samples)
     if parsed.out.suffix == ".png":
         parsed.out.write_bytes(encoded(contact_sheet(dataset, chosen, range(parsed.epochs))))

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..augment import Sample
+from ..augment import Sample, in_context, run_stage
 from ..collate import IMAGE
 from ..dataset import StreamDataset
-from ..errors import RecipeError
+from ..errors import RecipeError, ShardError
 from ..order import SampleRef
 from ..seeding import Address, Draws
 from ..shards import ShardReader
+from ..stream import Stream
 from ..transforms.compose import Compose, ComposeStage
 from ..transforms.node import child_slot
 from ..transforms.records import applied_records
@@ -85,30 +86,47 @@ class Explanation:
 def explain(dataset: StreamDataset, *, epoch: int, shard: str, key: str) -> Explanation:
     """Explain the sample `key` of the shard named `shard` in `epoch`; nothing else is read.
 
-    A transform that fails is the last step, with its error. Raises what reading and decoding raise, and what a
-    transform raises that is not a `Compose`.
+    A transform that fails is the last step, with its error. Raises `SampleError`, with the sample's address, for what
+    reading and decoding raise, and for what a transform raises that is not a `Compose`.
     """
     stream = dataset.stream
     position = stream.index.position(shard)
     number = stream.index.table(position).find(key)
     ref = SampleRef(position, number, stream.order(epoch).lane_of_shard(position))
-    address = stream.address(epoch, ref, key)
-    before = stream.fields.decode(ShardReader(stream.index).read(position, number), shard=shard)
-    steps: tuple[Step, ...] = ()
-    if isinstance(stream.stage, ComposeStage):
-        steps = tuple(_steps(stream.stage, before, address.key()))
+    return _explained(stream, stream.address(epoch, ref, key), ref)
+
+
+def _explained(stream: Stream, address: Address, ref: SampleRef) -> Explanation:
+    """Explain a sample by the draws at `address`, and by nothing else that the stream says of its order."""
+    shard, key = stream.index.names[ref.shard], address.key()
+    what = "read"
+    try:
+        raw = ShardReader(stream.index).read(ref.shard, ref.sample)
+        what = "decode"
+        before = stream.fields.decode(raw, shard=shard)
+        steps: tuple[Step, ...] = ()
+        if isinstance(stream.stage, ComposeStage):
+            steps = tuple(_steps(stream.stage, before, key))
+        error = steps[-1].error if steps else None
         after = steps[-1].sample if steps else before
-        if stream.fields.mode == "scaled" and not (
-            steps and steps[-1].error
-        ):  # decoded otherwise, for its speed
-            after = stream.sample(epoch, shard, key)
-    else:
-        after = stream.sample(epoch, shard, key)
-    return Explanation(str(address), before, steps, after, steps[-1].error if steps else None)
+        # pixels that are decoded for the crop that comes first differ from those that the steps began with
+        if not isinstance(stream.stage, ComposeStage) or (stream.fields.mode == "scaled" and error is None):
+            encoded: frozenset[str] = getattr(stream.stage, "sources", frozenset())
+            late = stream.fields.decode(raw, shard=shard, encoded=encoded)
+            what = "augment"
+            after = run_stage(stream.stage, late, key)
+    except ShardError:
+        raise
+    except Exception as raised:
+        raise in_context(raised, what, address) from raised
+    return Explanation(str(address), before, steps, after, error)
 
 
 def explain_address(dataset: StreamDataset, address: Address) -> Explanation:
-    """Explain the sample at `address`; `RecipeError` where that is not one sample of this stream."""
+    """Explain the sample at `address`, whose draws follow from the address alone, whatever the stream's lanes.
+
+    `RecipeError` where that is not one sample of these shards, or depends on other things than this stream's scope.
+    """
     seed = dataset.recipe.seed
     if address.seed != seed:
         msg = f"the address is of a stream with seed {address.seed}, and this stream has seed {seed}"
@@ -116,10 +134,23 @@ def explain_address(dataset: StreamDataset, address: Address) -> Explanation:
     if address.shard is None or address.sample is None:
         msg = f"the address {str(address)!r} names no single sample: it needs shard=...;sample=..."
         raise RecipeError(msg)
-    if address.epoch is None and "epoch" in dataset.stream.scope:
-        msg = f"the address {str(address)!r} names no epoch, on which this stream's draws depend: it needs epoch=..."
-        raise RecipeError(msg)
-    return explain(dataset, epoch=address.epoch or 0, shard=address.shard, key=address.sample)
+    stream = dataset.stream
+    for name, value in (("epoch", address.epoch), ("worker", address.worker)):
+        if value is None and name in stream.scope:
+            msg = (
+                f"the address {str(address)!r} names no {name}, on which this stream's draws depend: "
+                f"it needs {name}=..."
+            )
+            raise RecipeError(msg)
+        if value is not None and name not in stream.scope:
+            msg = (
+                f"the address {str(address)!r} names the {name}, on which no draw of this stream depends: its scope is "
+                f"{','.join(stream.scope)}"
+            )
+            raise RecipeError(msg)
+    position = stream.index.position(address.shard)
+    number = stream.index.table(position).find(address.sample)
+    return _explained(stream, address, SampleRef(position, number, address.worker or 0))
 
 
 def _steps(stage: ComposeStage, before: Sample, key: bytes) -> list[Step]:

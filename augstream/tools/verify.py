@@ -111,7 +111,7 @@ def register_verify(subparsers: Any) -> None:
     """Add the command `verify`."""
     parser = add_command(subparsers, "verify")
     add_shards(parser)
-    add_stream_arguments(parser, seed=True)
+    add_stream_arguments(parser)
     parser.add_argument("--batch-size", type=int, default=8, help="samples in a batch (default 8)")
     parser.add_argument("--batches", type=int, default=3, help="how many batches of each epoch (default 3)")
     parser.add_argument("--epochs", type=int, default=2, help="how many epochs (default 2)")
@@ -127,7 +127,7 @@ def register_verify(subparsers: Any) -> None:
 
 def _run_verify(parsed: argparse.Namespace) -> int:
     workers, methods = _listed(parsed.workers, int), _listed(parsed.methods, str)
-    dataset = make_dataset(parsed, parsed.seed, batch_size=parsed.batch_size)
+    dataset = make_dataset(parsed, batch_size=parsed.batch_size)
     with progress_bar("verifying", "way") as progress:
         verdict = verify(
             dataset,
