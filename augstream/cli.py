@@ -67,9 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (AugstreamError, OSError) as error:
-        sys.stderr.write("\n".join([f"augstream: {error}", *getattr(error, "__notes__", []), ""]))
+        sys.stderr.write("\n".join([f"augstream: {_said(error)}", *getattr(error, "__notes__", []), ""]))
         return 2
     return status
+
+
+def _said(error: Exception) -> str:
+    """An error in words; of a file that the system refuses, which and why."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def say(*lines: str) -> None:

@@ -169,6 +169,46 @@ def test_errors_are_one_line_and_no_traceback(arguments, message, tmp_path, monk
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "said"),
+    [
+        (":made", "':made' is no pipeline; give a saved Compose"),
+        ("broken_pipelines:", "'broken_pipelines:' is no pipeline; give a saved Compose"),
+        ("broken_syntax:made", "could not get 'made' from module 'broken_syntax': SyntaxError: "),
+        ("broken_import:made", "could not get 'made' from module 'broken_import': ZeroDivisionError: "),
+        ("broken_script:made", "could not get 'made' from module 'broken_script': SystemExit: 5"),
+        ("broken_pipelines:leaves", "'broken_pipelines:leaves' could not be made: SystemExit: 6"),
+        ("broken_pipelines:forgot", "'broken_pipelines:forgot' returned None; let it return the transform"),
+        ("absent.json", "absent.json: No such file or directory"),
+        ("cut.json", "cut.json: the file is no JSON: "),
+        ("cut.yaml", "cut.yaml: the file is no YAML: "),
+        ("list.json", "list.json: not a saved pipeline: []"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_had_is_an_error_in_words(
+    shards, pipeline, said, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "broken_syntax.py").write_text("def made(:")
+    (tmp_path / "broken_import.py").write_text("1 / 0")
+    (tmp_path / "broken_script.py").write_text("raise SystemExit(5)")
+    (tmp_path / "broken_pipelines.py").write_text("def forgot(): pass\ndef leaves(): raise SystemExit(6)\n")
+    (tmp_path / "cut.json").write_text('{"transform": ')
+    (tmp_path / "cut.yaml").write_text("transform: [")
+    (tmp_path / "list.json").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli.main(["preview", str(shards), "--pipeline", pipeline]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err[: len(said) + 11]) == ("", f"augstream: {said}")
+
+
+def test_fields_that_are_no_json_are_said_so(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["preview", "x.tar", "--fields", "image=jpg"])
+    assert caught.value.code == 2
+    assert "--fields: 'image=jpg' is no JSON (Expecting value: " in capsys.readouterr().err
+
+
 def test_help_and_usage(capsys):
     for arguments, status, start in (
         (["--help"], 0, "usage: augstream [-h] COMMAND"),

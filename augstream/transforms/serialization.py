@@ -163,18 +163,28 @@ def load(
     """The pipeline in a file, with the seed it was saved with; runs no code of the file's."""
     chosen = _format_of(filepath_or_buffer, data_format)
     try:
+        return from_dict(_parse(_text(filepath_or_buffer), chosen), nonserializable)
+    except RecipeError as error:
+        if not isinstance(filepath_or_buffer, (str, Path)):
+            raise
+        msg = f"{filepath_or_buffer}: {error}"
+        raise RecipeError(msg) from error
+
+
+def _text(filepath_or_buffer: str | Path | TextIO) -> str:
+    try:
         if isinstance(filepath_or_buffer, (str, Path)):
             with Path(filepath_or_buffer).open(encoding="utf-8") as file:
                 text = file.read(MAX_BYTES + 1)
         else:
             text = filepath_or_buffer.read(MAX_BYTES + 1)
     except UnicodeDecodeError as error:
-        msg = f"{filepath_or_buffer}: not a saved pipeline: not a text in UTF-8 ({error})"
+        msg = f"not a saved pipeline: not a text in UTF-8 ({error})"
         raise RecipeError(msg) from error
     if len(text) > MAX_BYTES:
         msg = f"the file is larger than {MAX_BYTES} bytes, which no pipeline is"
         raise RecipeError(msg)
-    return from_dict(_parse(text, chosen), nonserializable)
+    return text
 
 
 class Builder:
