@@ -13,8 +13,17 @@ import pytest
 import augstream as A
 from augstream.testing import make_shards
 from augstream.tools.explain import explain, explain_address
-from augstream.tools.pictures import annotated, encoded, picture_of, sheet, thumbnail
-from augstream.tools.preview import Place, _Album, choose, contact_sheet, page, stages_sheet
+from augstream.tools.pictures import annotated, encoded, picture_of, sheet, size_of, thumbnail
+from augstream.tools.preview import (
+    THUMBNAIL_PIXELS,
+    Place,
+    _Album,
+    _histogram,
+    choose,
+    contact_sheet,
+    page,
+    stages_sheet,
+)
 
 
 @pytest.fixture
@@ -142,6 +151,15 @@ def test_statistics_count_what_is_there(dataset: Any) -> None:
     assert "2 RandomBrightnessContrast.alpha" in names
 
 
+@pytest.mark.parametrize(
+    "values", [[3.0, 3.0], [0.0, 0.0], [1e20, 1e20], [81.36380567407558, 81.36380567407559]]
+)
+def test_values_that_are_next_to_equal_have_a_histogram(values: list[float]) -> None:
+    found = _histogram("x", {"": values})
+    assert sum(found["series"][0]["counts"]) == 2
+    assert found["low"] < values[0] < found["high"]
+
+
 def test_text_of_the_data_cannot_leave_its_element(tmp_path: Path) -> None:
     make_shards(tmp_path, num_samples=2, num_shards=1)
     dataset = A.StreamDataset(str(tmp_path), None, batch_size=1, seed=1)
@@ -150,7 +168,94 @@ def test_text_of_the_data_cannot_leave_its_element(tmp_path: Path) -> None:
     assert "<script>alert" not in text
 
 
+class Odd(A.ImageOnlyTransform):
+    """Fails at pictures that are darker than others; draws numbers of many types."""
+
+    def get_params(self) -> dict[str, Any]:
+        numbers = {
+            "number": np.int64(self.py_random.randrange(9)),
+            "far": float("inf"),
+            "none": np.float32("nan"),
+        }
+        return {
+            **numbers,
+            "few": np.array([[1, 2], [3, 4]]),
+            "many": np.zeros((50, 50), np.float32),
+            "raw": b"a",
+        }
+
+    def apply(self, img: Any, **_: Any) -> Any:
+        if img.mean() < 110:
+            raise ValueError
+        return img
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> A.StreamDataset:
+    make_shards(tmp_path, num_samples=12, num_shards=1, size=(40, 56))
+    return A.StreamDataset(str(tmp_path), A.Compose([Odd(p=1)]), batch_size=1, seed=5)
+
+
+def test_what_failed_is_dim_and_what_was_drawn_is_told_in_json(odd: Any) -> None:
+    chosen = choose(odd, 12)
+    sheet_of_all = contact_sheet(odd, chosen, [0], size=40)
+    failed = [explain(odd, epoch=0, shard=shard, key=key).error is not None for shard, key in chosen]
+    assert 0 < sum(failed) < 12
+    for row, has_failed in enumerate(failed):
+        top = row * (40 + 18 + 4) + 2
+        before, after = sheet_of_all[top : top + 40, 2:42], sheet_of_all[top : top + 40, 46:86]
+        assert np.array_equal(after, before // 3 if has_failed else before)
+    data = json.loads(data_of(page(odd, [Place(0, shard, key) for shard, key in chosen])))
+    ran = next(step for entry in data["entries"] for step in entry["steps"] if "error" not in step)
+    params = ran["applied"][0]["params"]
+    assert params.pop("number") in range(9)
+    few = [[1, 2], [3, 4]]
+    assert params == {
+        "far": "inf",
+        "none": "nan",
+        "few": few,
+        "many": "float32 array of 50 x 50",
+        "raw": "61",
+    }
+    assert "0 Odd.number" in [drawn["name"] for drawn in data["drawn"]]
+
+
+def test_what_is_done_to_floats_is_shown(tmp_path: Path) -> None:
+    """Only `Normalize` and its like at the very end are left out of the picture, and of its statistics."""
+    make_shards(tmp_path, num_samples=2, num_shards=1, size=(40, 56))
+    for last in ([A.RandomCrop(20, 30), A.HorizontalFlip(p=1)], [A.ToTensorV2(), A.NoOp(p=0)]):
+        transform = A.Compose([A.VerticalFlip(p=1), A.Normalize(), *last])
+        dataset = A.StreamDataset(str(tmp_path), transform, batch_size=1, seed=5)
+        shard, key = choose(dataset, 1)[0]
+        found = explain(dataset, epoch=0, shard=shard, key=key)
+        shown = contact_sheet(dataset, [(shard, key)], [0], size=40)[2:42, 46:86]
+        is_float = isinstance(last[0], A.RandomCrop)
+        wanted = found.after if is_float else found.steps[0].sample
+        assert np.array_equal(shown, thumbnail(annotated(wanted, least=THUMBNAIL_PIXELS), 40))
+        data = json.loads(data_of(page(dataset, [Place(0, shard, key)])))
+        assert data["entries"][0]["sizes"] == [
+            size_of(found.before),
+            "30 x 20" if is_float else size_of(found.before),
+        ]
+
+
+@pytest.mark.parametrize(
+    "image", [None, [np.zeros((4, 4, 3))], np.float32(3), np.zeros((2, 3, 4, 5)), np.zeros((0, 4, 3))]
+)
+def test_a_sample_without_a_picture_is_a_dark_square(tmp_path: Path, image: Any) -> None:
+    make_shards(tmp_path, num_samples=2, num_shards=1)
+    fields = {"label": "cls"} if image is None else None
+    transform = None if image is None else lambda sample: {**sample, "image": image}
+    dataset = A.StreamDataset(str(tmp_path), transform, batch_size=1, seed=1, fields=fields)
+    chosen = choose(dataset, 2)
+    assert (contact_sheet(dataset, chosen, [0], size=40)[2:42, 46:86] == 24).all()
+    data = json.loads(data_of(page(dataset, [Place(0, *one) for one in chosen])))
+    assert data["entries"][0]["sizes"][1] == "no image"
+    assert all(len(measure["series"]) == 1 for measure in data["measures"])
+
+
 @pytest.mark.parametrize("image", [
+    np.full((5, 7, 3), np.nan), np.array([[[np.inf, -np.inf, np.nan]] * 7] * 5), np.zeros((4, 5, 7), np.uint8),
     np.zeros((5, 7), np.uint8), np.zeros((5, 7, 1), np.float32), np.full((3, 5, 7), -2.0, np.float32),
     np.zeros((5, 7, 3), np.uint8), np.zeros((5, 7, 6), np.uint8),
 ])  # fmt: skip
@@ -158,6 +263,12 @@ def test_any_image_becomes_a_picture(image: np.ndarray) -> None:
     picture = picture_of(image)
     assert picture.shape == (5, 7, 3)
     assert picture.dtype == np.uint8
+
+
+def test_transparency_is_left_out_of_a_picture() -> None:
+    image = np.arange(5 * 7 * 4, dtype=np.uint8).reshape(5, 7, 4)
+    assert np.array_equal(picture_of(image), image[:, :, :3])
+    assert np.array_equal(picture_of(image.transpose(2, 0, 1)), image[:, :, :3])
 
 
 def test_boxes_are_drawn_where_they_are_whatever_the_format() -> None:

@@ -42,6 +42,10 @@ def divided(image, rng):
     return image[:24, :32] // rng.integers(1, 9)
 
 
+def in_two(image):
+    return [image, image]
+
+
 OTHER = A.Compose([A.RandomResizedCrop(size=(24, 32)), A.Normalize(mean=(0.5, 0.5, 0.5))])
 ODD = A.Compose([A.HorizontalFlip(p=0.5), Odd(p=1)])
 
@@ -143,6 +147,18 @@ def test_an_address_of_no_sample_of_the_stream_is_refused(shards, capsys, addres
         "names the epoch, on which no draw of this stream depends: its scope is shard"
         in capsys.readouterr().err
     )
+
+
+def test_a_sample_without_a_picture_or_a_transform_is_told_in_words(shards, tmp_path, capsys):
+    address = f"seed=7;epoch=0;worker=0;shard={Path(shards[0]).name};sample={_first_key(shards)}"
+    picture = tmp_path / "stages.png"
+    plain = ["--fields", '{"label": "cls"}', "--picture", str(picture)]
+    assert main(["replay", address, *shards, *plain]) == 0
+    out = capsys.readouterr().out
+    assert "  on disk: no image\n  and delivered so: there is no transform; --pipeline gives one\n" in out
+    assert cv2.imread(str(picture)) is not None
+    assert main(["replay", address, *shards, "--pipeline", "test_replay_command:in_two"]) == 0
+    assert "cannot be looked into: an image that is no picture, but a list\n" in capsys.readouterr().out
 
 
 def _first_key(shards):

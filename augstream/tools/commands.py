@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
+from ..augment import NoStage
 from ..cli import add_command, add_shards, say
 from ..dataset import StreamDataset
 from ..errors import RecipeError
@@ -23,7 +24,7 @@ from ..seeding import Address
 from ..stream import FULL_SCOPE
 from ..transforms.serialization import load
 from .explain import Explanation, explain, explain_address, plain
-from .pictures import encoded, picture_of
+from .pictures import encoded, looks_like_a_picture, size_of
 from .positions import Found, Position, find
 from .preview import Place, choose, contact_sheet, stages_sheet, write_page
 
@@ -200,7 +201,7 @@ def _list_batch(parsed: argparse.Namespace, found: Found) -> int:
 
 def _show(parsed: argparse.Namespace, dataset: StreamDataset, explanation: Explanation) -> int:
     """Say, draw, write and open what a sample went through; 1 if a transform failed."""
-    say(*_lines(explanation))
+    say(*_lines(explanation, is_augmented=not isinstance(dataset.stream.stage, NoStage)))
     if parsed.picture is not None:
         parsed.picture.write_bytes(encoded(stages_sheet(dataset, explanation)))
         say(f"wrote {parsed.picture}")
@@ -219,7 +220,7 @@ def _show(parsed: argparse.Namespace, dataset: StreamDataset, explanation: Expla
     return 0
 
 
-def _lines(explanation: Explanation) -> Iterator[str]:
+def _lines(explanation: Explanation, *, is_augmented: bool) -> Iterator[str]:
     """What a sample went through, in lines."""
     yield explanation.address
     yield f"  on disk: {_size(explanation.before)}"
@@ -236,17 +237,23 @@ def _lines(explanation: Explanation) -> Iterator[str]:
             params = json.dumps(plain(record["params"]))
             if name or params != "{}":
                 yield f"      {name}{params}"
-    if not explanation.steps:
+    if not is_augmented:
+        yield "  and delivered so: there is no transform; --pipeline gives one"
+    elif not explanation.steps:
         yield f"  augmented, by a transform that cannot be looked into: {_size(explanation.after)}"
 
 
 def _size(sample: Mapping[str, Any]) -> str:
     """The image of a sample in a few words: 200 x 160 uint8."""
-    image = sample.get("image")
-    if image is None:
-        return "no image"
-    height, width = picture_of(image).shape[:2]
-    return f"{width} x {height} {str(image.dtype).removeprefix('torch.')}"
+    image: Any = sample.get("image")
+    if not looks_like_a_picture(image):
+        return "no image" if image is None else f"an image that is no picture, but {_kind(image)}"
+    return f"{size_of(sample)} {str(image.dtype).removeprefix('torch.')}"
+
+
+def _kind(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
 
 
 def register_preview(subparsers: Any) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..augment import Sample, in_context, run_stage
 from ..collate import IMAGE
 from ..dataset import StreamDataset
@@ -22,6 +24,9 @@ from ..stream import Stream
 from ..transforms.compose import Compose, ComposeStage
 from ..transforms.node import child_slot
 from ..transforms.records import applied_records
+from ..transforms.values import decode
+
+_MANY_NUMBERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +189,35 @@ def _first(compose: Compose, num_transforms: int) -> Compose:
 
 
 def plain(value: Any) -> Any:
-    """A recorded parameter as people read it: tuples as lists, what a library calls them left out."""
+    """A recorded parameter as people read it, and as JSON has words for: what its type was is left out.
+
+    Tuples are lists, numpy's numbers Python's, and arrays nested lists, or a word where they are long; NaN and infinity
+    are text.
+    """
     if isinstance(value, Mapping):
-        if set(value) == {"$tuple"}:
+        if "$tuple" in value:
             return plain(value["$tuple"])
+        if not _LEAVES.isdisjoint(value):
+            return _readable(decode(value, "a parameter"))
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
+
+
+_LEAVES = frozenset(
+    {"$array", "$number", "$float", "$bytes"}
+)  # the tags of `transforms.values` that hold no other
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    array = np.asarray(value)
+    if array.size > _MANY_NUMBERS:
+        return f"{array.dtype} array of {' x '.join(map(str, array.shape))}"
+    is_told = array.dtype.kind in "biu" or (array.dtype.kind == "f" and bool(np.isfinite(array).all()))
+    return array.tolist() if is_told else array.astype(str).tolist()
 
 
 def _said(error: Exception) -> str:

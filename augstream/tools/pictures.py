@@ -12,30 +12,57 @@ import numpy.typing as npt
 Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
 _COLOURS = ((255, 80, 80), (80, 200, 120), (90, 140, 255), (255, 200, 60), (220, 110, 240), (80, 220, 220))
+_CHANNELS = {1, 3, 4}
+_DARK = 24
 _MARGIN = 2
 _LINE_PIXELS = 16
 
 
-def picture_of(image: Any) -> Picture:
-    """An image of whatever layout and dtype as uint8 RGB.
+def looks_like_a_picture(image: Any) -> bool:
+    """Whether `image` is an array or tensor of numbers with two or three axes, none of them empty."""
+    dtype, shape = getattr(image, "dtype", None), tuple(getattr(image, "shape", ()))
+    return (
+        dtype is not None
+        and len(shape) in {2, 3}
+        and min(shape) > 0
+        and np.asarray(image).dtype.kind in "buif"
+    )
 
-    (C, H, W) with 1 or 3 channels is taken for planar where the last axis is neither. Floats outside of [0, 1], as
-    after normalisation, are stretched from their minimum to their maximum: the picture shows structure, not colours.
+
+def picture_of(image: Any) -> Picture:
+    """An image of whatever layout and dtype as uint8 RGB; a dark square for what is no image.
+
+    (C, H, W) with 1, 3 or 4 channels is taken for planar where the last axis is none of these. Of more than three
+    channels the first three are shown, of two the first. Floats outside of [0, 1], as after normalisation, are
+    stretched from their minimum to their maximum: the picture shows structure, not colours. NaN is as dark as the
+    darkest.
     """
+    if not looks_like_a_picture(image):
+        return np.full((1, 1, 3), _DARK, np.uint8)
     array = np.asarray(image)
-    if array.ndim == 3 and array.shape[0] in {1, 3} and array.shape[2] not in {1, 3}:
+    if array.ndim == 3 and array.shape[0] in _CHANNELS and array.shape[2] not in _CHANNELS:
         array = array.transpose(1, 2, 0)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.dtype != np.uint8:
         array = _stretched(array.astype(np.float64))
-    if array.shape[2] not in {1, 3}:
-        array = array[:, :, :1]
+    array = array[:, :, :3] if array.shape[2] > 2 else array[:, :, :1]
     return np.broadcast_to(array, (*array.shape[:2], 3)).copy()
 
 
+def size_of(sample: Mapping[str, Any]) -> str:
+    """The size of a sample's image in words, 200 x 160 say."""
+    image = sample.get("image")
+    if not looks_like_a_picture(image):
+        return "no image"
+    height, width = picture_of(image).shape[:2]
+    return f"{width} x {height}"
+
+
 def _stretched(array: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
+    finite = array[np.isfinite(array)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    array = np.nan_to_num(array, nan=low, posinf=high, neginf=low)
     if low < 0 or high > 1:
         array = (array - low) / max(high - low, 1e-12)
     return np.rint(array * 255).astype(np.uint8)
@@ -52,7 +79,9 @@ def annotated(
 
     least: a smaller image is enlarged a whole number of times, to as many pixels at least, before it is drawn on.
     """
-    picture = picture_of(sample["image"])
+    picture = picture_of(sample.get("image"))
+    if not looks_like_a_picture(sample.get("image")):
+        return picture
     mask = sample.get("mask")
     if mask is not None and np.asarray(mask).shape[:2] == picture.shape[:2]:
         picture = _with_mask(picture, np.asarray(mask))
@@ -105,7 +134,7 @@ def thumbnail(picture: Picture, size: int) -> Picture:
     scale = size / max(height, width)
     new = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(picture, new, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    square = np.full((size, size, 3), 24, np.uint8)
+    square = np.full((size, size, 3), _DARK, np.uint8)
     y0, x0 = (size - new[1]) // 2, (size - new[0]) // 2
     square[y0 : y0 + new[1], x0 : x0 + new[0]] = small
     return square
@@ -113,7 +142,7 @@ def thumbnail(picture: Picture, size: int) -> Picture:
 
 def labelled(picture: Picture, *lines: str) -> Picture:
     """The picture with lines of small text below it."""
-    strip = np.full((_LINE_PIXELS * len(lines) + 2, picture.shape[1], 3), 24, np.uint8)
+    strip = np.full((_LINE_PIXELS * len(lines) + 2, picture.shape[1], 3), _DARK, np.uint8)
     for number, text in enumerate(lines):
         place = (3, _LINE_PIXELS * number + 13)
         shade = (230, 230, 230) if number == 0 else (160, 164, 172)

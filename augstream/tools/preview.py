@@ -21,7 +21,17 @@ import numpy as np
 from ..dataset import StreamDataset
 from ..seeding import generator, seed_key, subkey
 from .explain import Explanation, drawn_numbers, explain, plain
-from .pictures import Picture, annotated, encoded, labelled, picture_of, sheet, thumbnail
+from .pictures import (
+    Picture,
+    annotated,
+    encoded,
+    labelled,
+    looks_like_a_picture,
+    picture_of,
+    sheet,
+    size_of,
+    thumbnail,
+)
 
 THUMBNAIL_PIXELS = 176
 _NUM_BINS = 20
@@ -29,6 +39,7 @@ _QUALITIES = ((THUMBNAIL_PIXELS, 75), (THUMBNAIL_PIXELS, 55), (144, 55), (144, 4
 _BUDGET_BYTES = 2_700_000  # 3.6 MB in base 64: with what is said beside them, 200 samples stay below 5 MB
 _LEAST_PICTURE_BYTES = 1_500
 _COLUMNS = 6
+_REPRESENTATIONS = {"Normalize", "ToFloat", "ToTensorV2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +69,15 @@ def choose(dataset: StreamDataset, num_samples: int) -> list[tuple[str, str]]:
 def contact_sheet(
     dataset: StreamDataset, samples: Sequence[tuple[str, str]], epochs: Iterable[int], size: int = 160
 ) -> Picture:
-    """One row a sample: first as it is on disk, then as each of `epochs` augments it."""
+    """One row a sample: first as it is on disk, then as each of `epochs` augments it; dim where that failed."""
     rows = []
     for shard, key in samples:
         found = [explain(dataset, epoch=epoch, shard=shard, key=key) for epoch in epochs]
         cells = [labelled(thumbnail(_before(found[0], dataset), size), key)] if found else []
         for epoch, explanation in zip(epochs, found, strict=True):
-            cells.append(labelled(thumbnail(_after(explanation, dataset), size), f"epoch {epoch}"))
+            text = f"epoch {epoch}" if explanation.error is None else f"epoch {epoch}: failed"
+            picture = thumbnail(_after(explanation, dataset), size)
+            cells.append(labelled(picture if explanation.error is None else picture // 3, text))
         rows.append(cells)
     return sheet(rows)
 
@@ -172,10 +185,19 @@ def _before(explanation: Explanation, dataset: StreamDataset) -> Picture:
 
 
 def _looked_at(explanation: Explanation) -> dict[str, Any]:
-    """The sample after the last transform that leaves it fit to be looked at: before floats, if there are any."""
-    looks = [step.sample for step in explanation.steps if np.asarray(step.sample["image"]).dtype == np.uint8]
-    floats = np.asarray(explanation.after["image"]).dtype != np.uint8
-    return looks[-1] if floats and looks else explanation.after
+    """The sample as it is delivered, or, if only its values' range and layout changed since, when they were uint8."""
+    if _dtype(explanation.after) != np.uint8:
+        for step in reversed(explanation.steps):
+            if _dtype(step.sample) == np.uint8:
+                return step.sample
+            if step.applied and step.name not in _REPRESENTATIONS:
+                break
+    return explanation.after
+
+
+def _dtype(sample: dict[str, Any]) -> Any:
+    image = sample.get("image")
+    return np.asarray(image).dtype if looks_like_a_picture(image) else None
 
 
 def _after(explanation: Explanation, dataset: StreamDataset) -> Picture:
@@ -219,7 +241,7 @@ def _entry(place: Place, explanation: Explanation, dataset: StreamDataset, album
         "key": place.key,
         "epoch": place.epoch,
         "address": explanation.address,
-        "sizes": [_size(explanation.before), _size(_looked_at(explanation))],
+        "sizes": [size_of(explanation.before), size_of(_looked_at(explanation))],
         "pictures": [album.original(place.shard, place.key, before), album.add(after)],
         "labels": {
             name: value
@@ -242,11 +264,6 @@ def _entry(place: Place, explanation: Explanation, dataset: StreamDataset, album
     }
 
 
-def _size(sample: dict[str, Any]) -> str:
-    height, width = picture_of(sample["image"]).shape[:2]
-    return f"{width} x {height}"
-
-
 def _rounded(value: Any) -> Any:
     """A parameter with as many digits as a reader wants, and as JSON has words for."""
     if isinstance(value, dict):
@@ -258,13 +275,15 @@ def _rounded(value: Any) -> Any:
 
 def _measures(sample: dict[str, Any]) -> dict[str, float]:
     """What is counted of a sample before and after: brightness and contrast of 255, width, height, boxes."""
-    picture = picture_of(sample["image"])
-    found = {
-        "brightness": float(picture.mean()),
-        "contrast (standard deviation)": float(picture.std()),
-        "width in pixels": float(picture.shape[1]),
-        "height in pixels": float(picture.shape[0]),
-    }
+    found = {}
+    if looks_like_a_picture(sample.get("image")):
+        picture = picture_of(sample["image"])
+        found = {
+            "brightness": float(picture.mean()),
+            "contrast (standard deviation)": float(picture.std()),
+            "width in pixels": float(picture.shape[1]),
+            "height in pixels": float(picture.shape[0]),
+        }
     for name in ("bboxes", "keypoints"):
         if name in sample:
             found[f"number of {name}"] = float(len(sample[name]))
@@ -275,8 +294,9 @@ def _histogram(name: str, series: dict[str, list[float]]) -> dict[str, Any]:
     """Counts in equal bins, the same ones for all series."""
     values = [value for found in series.values() for value in found]
     low, high = min(values), max(values)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * size:  # too close together for bins of their own
+        low, high = low - 0.5 - 1e-6 * size, high + 0.5 + 1e-6 * size
     counted = [
         {
             "label": label,
@@ -284,6 +304,7 @@ def _histogram(name: str, series: dict[str, list[float]]) -> dict[str, Any]:
             "mean": float(np.mean(found)),
         }
         for label, found in series.items()
+        if found
     ]
     return {"name": name, "low": low, "high": high, "series": counted}
 
