@@ -341,6 +341,11 @@ def test_labels_go_with_the_target_called_bboxes_or_else_with_the_alias() -> Non
         ([0.1, 0.1, 0.2, 0.2], ["a"], "at least 4 numbers"),
         ([[0.1, 0.1, 0.2, 0.2]], ["a", "b"], "1 bboxes and 2 labels"),
         ([[0.1, 0.1, 0.2, 0.2]], None, "'labels', which was not given"),
+        (
+            [[0.1, 0.1, 0.2, 0.2]],
+            3,
+            "labels in 'labels' must be a list or an array, one for each of bboxes, got 3",
+        ),
     ],
 )
 def test_what_is_no_boxes_is_refused(bboxes: Any, labels: Any, match: str) -> None:

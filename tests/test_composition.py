@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -357,7 +358,17 @@ def test_boxes_without_params_are_told() -> None:
         (lambda: A.OneOrOther(transforms=[Mark(1)] * 3), "takes two transforms, got 3"),
         (lambda: A.OneOrOther(Mark(1), Mark(2), transforms=[Mark(1)] * 2), "takes two transforms"),
         (lambda: A.Sequential([len]), r"transforms\[0\] is .*which is no transform"),
+        (
+            lambda: A.Sequential([A.NoOp]),
+            r"transforms\[0\] is <class .*make one of the class: NoOp\(\.\.\.\)",
+        ),
+        (
+            lambda: setattr(A.Sequential([Mark(1)]), "transforms", []),
+            r"keeps the transforms.*Sequential\(\[\.\.\.\]\)",
+        ),
         (lambda: A.Sequential([Mark(1)], p=1.5), "p is a probability"),
+        (lambda: A.Sequential([Mark(1)], p=True), "p is a probability"),
+        (lambda: Mark(1, p=np.float32(-1)), "p is a probability"),
         (lambda: A.SelectiveChannelTransform([Mark(1)], channels=[-1]), "channels are numbers from 0"),
     ],
 )
@@ -369,6 +380,48 @@ def test_what_makes_no_sense_is_refused(build: Callable[[], Any], match: str) ->
 def test_an_unknown_argument_suggests_the_nearest() -> None:
     with pytest.raises(TypeError, match="did you mean 'replace'"):
         A.SomeOf([Mark(1)], replaec=True)
+    with pytest.raises(TypeError, match="a transform that is always applied has p=1"):
+        A.HorizontalFlip(always_apply=True)
+
+
+def test_probabilities_may_be_numpys() -> None:
+    assert [Mark(1, p=p).p for p in (np.float32(0.5), np.int64(1), np.float64(0))] == [0.5, 1.0, 0.0]
+    assert A.to_dict(A.OneOf([A.NoOp()], p=np.float32(0.5)))["transform"]["p"] == 0.5
+
+
+def test_compositions_can_be_called_by_themselves() -> None:
+    nodes = [
+        A.Sequential([Mark(1), Mark(2)], p=1),
+        A.OneOf([Mark(1), Mark(2)], p=1),
+        A.SomeOf([Mark(1), Mark(2), Mark(3)], n=2),
+        A.RandomOrder([Mark(1), Mark(2)], n=2),
+        A.OneOrOther(Mark(1), Mark(2)),
+        A.SelectiveChannelTransform([Mark(1)], channels=[0], p=1),
+        A.RandAugment(),
+    ]
+    for node in nodes:
+        found = []
+        for given in (node, node, pickle.loads(pickle.dumps(node))):  # noqa: S301  # our own
+            given.set_random_seed(7)
+            found.append([given(image=np.zeros((20, 20, 3), np.float32))["image"] for _ in range(5)])
+        assert all(map(np.array_equal, found[0] * 2, found[1] + found[2]))
+    for node in (Mark(1, p=0.001), A.Sequential([Mark(1)], p=0.001), A.OneOf([Mark(1)], p=0)):
+        assert node(image=IMAGE)["image"].max() == 0
+        assert node(image=IMAGE, force_apply=True)["image"].max() == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 9), (0, 8, 9, 2)])
+def test_arrays_of_no_images_stay_arrays(shape: tuple[int, ...]) -> None:
+    compose = A.Compose([A.Resize(4, 5), A.HorizontalFlip(p=1), A.Normalize(mean=0.5, std=0.5)], seed=1)
+    image, given = np.zeros((8, 9, 3), np.uint8), np.zeros(shape, np.uint8)
+    result = compose(image=image, images=given, masks=given)
+    assert (result["images"].shape, result["images"].dtype) == ((0, 4, 5, *shape[3:]), np.float32)
+    assert (result["masks"].shape, result["masks"].dtype) == ((0, 4, 5, *shape[3:]), np.uint8)
+    tensors = A.Compose([A.Resize(4, 5), A.ToTensorV2()])(image=image, images=given, masks=given)
+    assert tuple(tensors["images"].shape) == (0, *shape[3:], 4, 5) if shape[3:] else (0, 1, 4, 5)
+    assert tuple(tensors["masks"].shape) == (0, 4, 5, *shape[3:])
+    assert compose(image=image, masks=[])["masks"] == []
+    assert compose(image=image, masks=np.array([]))["masks"].shape == (0,)
 
 
 def test_empty_compositions_do_nothing() -> None:

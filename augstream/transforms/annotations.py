@@ -187,9 +187,12 @@ class AnnotationProcessor(ABC):
             msg = f"{self.name} have the label field {field!r}, which was not given; pass {field}=... too"
             raise RecipeError(msg)
         values = data[field]
-        is_array = isinstance(values, np.ndarray)
-        if not is_array:
-            values = list(values)
+        if not isinstance(values, np.ndarray):
+            try:
+                values = list(values)
+            except TypeError:
+                msg = f"the labels in {field!r} must be a list or an array, one for each of {self.name}, got {values!r}"
+                raise RecipeError(msg) from None
         if len(values) != num_rows:
             msg = f"{num_rows} {self.name} and {len(values)} labels in {field!r}; give one for each"
             raise RecipeError(msg)

@@ -94,6 +94,14 @@ def integer(owner: object, name: str, value: Any, low: int) -> int:
     return int(value)
 
 
+def probability(owner: object, p: Any) -> float:
+    """`p` as a float from 0 to 1."""
+    if not is_number(p) or not 0 <= p <= 1:
+        msg = f"{type(owner).__name__}: p is a probability from 0 to 1, got {p!r}"
+        raise RecipeError(msg)
+    return float(p)
+
+
 def one_of(owner: object, name: str, value: Any, allowed: Collection[ChoiceT]) -> ChoiceT:
     """`value`, if it is one of `allowed`."""
     if isinstance(value, bool) or value not in allowed:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..errors import RecipeError
 from ..seeding import Draws
+from .arguments import probability
 
 if TYPE_CHECKING:
     import random
@@ -32,6 +33,13 @@ Array = npt.NDArray[Any]
 
 current_draws: ContextVar[Draws] = ContextVar("current_draws")
 
+# What other releases of albumentations call, and nothing here does: what to override instead.
+_UNCALLED = {
+    "apply_with_params": "apply, or apply_to_... for other targets",
+    "get_params_dependent_on_targets": "get_params_dependent_on_data(params, data)",
+    "update_params": "get_params_dependent_on_data(params, data)",
+    "update_transform_params": "get_params_dependent_on_data(params, data)",
+}
 _DATA_FREE_HOOKS = ("interpolation", "fill", "fill_mask")
 
 
@@ -95,11 +103,40 @@ def _check_arguments(
         known = [*parameters, *legacy]
         nearest = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        if argument == "always_apply":  # of releases long before 2.0.8
+            hint = "; a transform that is always applied has p=1"
         msg = f"{name}() has no argument {argument!r}{hint} (it takes: {', '.join(parameters) or 'none'})"
         raise TypeError(msg)
 
 
-class BasicTransform(metaclass=TransformMeta):
+class Applicable(metaclass=TransformMeta):
+    """What can be called by itself: a transform, or a composition of them."""
+
+    def set_random_seed(self, seed: int | None) -> None:
+        """Restart its own sequence, which counts only where it is called by itself."""
+        self._alone().set_random_seed(seed)
+
+    def _alone(self) -> Any:
+        from .compose import alone  # a Compose knows transforms; a lone call needs one
+
+        found = self.__dict__.get("_lone_compose")
+        if found is None:
+            found = self.__dict__["_lone_compose"] = alone(self)
+        return found
+
+    def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> dict[str, Any]:
+        """Apply it by itself to named targets, with fresh random numbers unless `set_random_seed` was called.
+
+        `force_apply`: do so whatever its `p`, unless that is 0.
+        """
+        result: dict[str, Any] = self._alone()(*args, force_apply=force_apply, **data)
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lone_compose"}
+
+
+class BasicTransform(Applicable):
     """A random operation that is applied with probability `p` to the targets it knows.
 
     Subclass `ImageOnlyTransform` or `DualTransform`. Override `apply` (and `apply_to_mask`, `apply_to_bboxes`, …), and
@@ -113,6 +150,8 @@ class BasicTransform(metaclass=TransformMeta):
     is_custom: ClassVar[bool] = False
     """Whether it is defined elsewhere, and may ask for `py_random` and `random_generator`, which nothing here does."""
     _legacy: ClassVar[Mapping[str, str]] = {}
+    _inherited_draw: ClassVar[Callable[..., Params] | None] = None
+    """The `draw` of a built-in transform, where a subclass of it overrides hooks instead."""
     init_arguments: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -120,16 +159,20 @@ class BasicTransform(metaclass=TransformMeta):
         super().__init_subclass__(**kwargs)
         cls.is_custom = cls.is_custom or not cls.__module__.startswith(__package__)
         own = cls.__dict__.keys()
+        for name in _UNCALLED.keys() & own:
+            msg = f"{cls.__name__} overrides {name}, which is never called; override {_UNCALLED[name]}"
+            raise RecipeError(msg)
         if "fuse" not in own and own & {"apply", "apply_to_mask"}:
             cls.fuse = BasicTransform.fuse  # type: ignore[method-assign]  # meant
         if "draw" not in own and own & {"get_params", "get_params_dependent_on_data"}:
+            if cls.draw is not BasicTransform.draw:
+                cls._inherited_draw = cls.draw
             cls.draw = BasicTransform.draw  # type: ignore[method-assign]  # meant
+        if "targets" in own and "apply_params" not in own:
+            cls.apply_params = _apply_to_own_targets  # type: ignore[method-assign]  # meant
 
     def __init__(self, p: float = 0.5) -> None:
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
-            msg = f"{type(self).__name__}: p is a probability from 0 to 1, got {p!r}"
-            raise RecipeError(msg)
-        self.p = float(p)
+        self.p = probability(self, p)
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.init_arguments.items())
@@ -151,9 +194,11 @@ class BasicTransform(metaclass=TransformMeta):
         if missing:
             msg = f"{type(self).__name__} needs the targets {missing}, which were not given"
             raise RecipeError(msg)
-        hook = type(self).get_params_dependent_on_data
-        if hook is not BasicTransform.get_params_dependent_on_data:
+        own = type(self)
+        if own.get_params_dependent_on_data is not BasicTransform.get_params_dependent_on_data:
             params.update(self.get_params_dependent_on_data(params, view.data()))
+        elif own._inherited_draw is not None:
+            params = {**own._inherited_draw(self, rng, view), **params}
         return params
 
     def get_params(self) -> Params:
@@ -161,8 +206,12 @@ class BasicTransform(metaclass=TransformMeta):
         return {}
 
     def get_params_dependent_on_data(self, params: Params, data: Mapping[str, Any]) -> Params:
-        """Parameters that depend on the data (`data["image"]`, …); a hook for custom transforms."""
-        return {}
+        """Parameters that depend on the data (`data["image"]`, …); a hook for custom transforms.
+
+        Called as `super()` by a subclass of a built-in transform, all parameters of that.
+        """
+        inherited = type(self)._inherited_draw
+        return {} if inherited is None else inherited(self, _draws_of(self), _Data(params["shape"], data))
 
     @property
     def targets_as_params(self) -> list[str]:
@@ -184,11 +233,13 @@ class BasicTransform(metaclass=TransformMeta):
     def fuse(self, canvas: Canvas, params: Params) -> None:
         """Do the work on `canvas`: by `apply` on its pixels, or, in subclasses, to the bit so without touching any."""
         array = canvas.pixels()
-        canvas.set(self.apply_to_mask(array, **params) if canvas.is_mask else self.apply(array, **params))
+        found = self.apply_to_mask(array, **params) if canvas.is_mask else self.apply(array, **params)
+        canvas.set(returned_array(self, "apply_to_mask" if canvas.is_mask else "apply", found))
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The transformed image, a new array; (H, W) or (H, W, C) in, as many axes out."""
-        raise NotImplementedError
+        msg = f"{type(self).__name__} does not say what it does to images; override apply"
+        raise NotImplementedError(msg)
 
     def apply_to_images(self, images: Array, **params: Any) -> Array:
         """The transformed images (N, H, W[, C]), all with one set of parameters."""
@@ -227,26 +278,6 @@ class BasicTransform(metaclass=TransformMeta):
         """Apply the transform with `params` to every target of `call` that it knows."""
         call.apply(self, params)
 
-    def set_random_seed(self, seed: int | None) -> None:
-        """Restart this transform's own sequence, which counts only where it is called by itself."""
-        self._alone().set_random_seed(seed)
-
-    def _alone(self) -> Any:
-        from .compose import Compose  # a Compose knows transforms; a lone call needs one
-
-        alone = self.__dict__.get("_lone_compose")
-        if alone is None:
-            alone = self.__dict__["_lone_compose"] = Compose([self])
-        return alone
-
-    def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> dict[str, Any]:
-        """Apply the transform by itself, with fresh random numbers unless `set_random_seed` was called."""
-        result: dict[str, Any] = self._alone()(*args, force_apply=force_apply, **data)
-        return result
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lone_compose"}
-
 
 def _draws_of(transform: BasicTransform) -> Draws:
     try:
@@ -257,6 +288,39 @@ def _draws_of(transform: BasicTransform) -> Draws:
             "they belong to an address, and exist while a Compose calls the transform"
         )
         raise RecipeError(msg) from None
+
+
+def returned_array(transform: BasicTransform, hook: str, found: Any) -> Array:
+    """What the transform's `hook` returned, if that is an array."""
+    if not isinstance(found, np.ndarray):
+        msg = (
+            f"{type(transform).__name__}.{hook} returned {type(found).__name__}; it must return a numpy array"
+        )
+        raise RecipeError(msg)
+    return found
+
+
+class _Data(dict[str, Any]):
+    """The data of a hook as a `View`."""
+
+    def __init__(self, shape: tuple[int, ...], data: Mapping[str, Any]) -> None:
+        super().__init__(data)
+        self.shape = shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the image."""
+        dtype: np.dtype[Any] = self["image"].dtype
+        return dtype
+
+    def data(self) -> dict[str, Any]:
+        """All targets."""
+        return self
+
+
+def _apply_to_own_targets(self: BasicTransform, call: Call, params: Params) -> None:
+    """`apply_params` of a class that says by itself which functions are for which targets, standard ones or others."""
+    call.apply_functions(self, cast(Any, self).targets, params)
 
 
 class ImageOnlyTransform(BasicTransform):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..errors import RecipeError
 from ..seeding import CallKey, Draws
-from .base import BasicTransform, Params
+from .base import BasicTransform, Params, returned_array
 from .canvas import Canvas, Image
 
 if TYPE_CHECKING:
@@ -92,18 +92,36 @@ class Record:
 
 
 class Stack:
-    """The images of `images`, or the masks of `masks`: one canvas each, all treated alike."""
+    """The images of `images`, or the masks of `masks`: one canvas each, all treated alike.
 
-    __slots__ = ("canvases", "is_array")
+    An array of none, (0, H, W[, C]), has the canvas of a blank one, by which it gets its new shape and dtype.
+    """
 
-    def __init__(self, arrays: Sequence[Image], *, is_mask: bool) -> None:
-        self.is_array = isinstance(arrays, np.ndarray)
+    __slots__ = ("canvases", "given", "is_blank")
+
+    def __init__(self, arrays: Sequence[Image] | Image, *, is_mask: bool) -> None:
+        self.given = arrays
+        self.is_blank = False
+        if isinstance(arrays, np.ndarray) and len(arrays) == 0 and arrays.ndim in {3, 4}:
+            self.is_blank = True
+            arrays = np.zeros((1, *arrays.shape[1:]), arrays.dtype)
         self.canvases = [Canvas(array, is_mask=is_mask) for array in arrays]
 
     def finish(self) -> Any:
         """The images in the container they came in."""
+        if not self.canvases and isinstance(self.given, np.ndarray):
+            return self.given
         arrays = [canvas.finish() for canvas in self.canvases]
-        return np.stack(arrays) if self.is_array and arrays else arrays
+        return self._stacked(arrays) if isinstance(self.given, np.ndarray) else arrays
+
+    def pixels(self) -> Any:
+        """The images as they now are: an array, or an empty list."""
+        arrays = [canvas.pixels() for canvas in self.canvases]
+        return self._stacked(arrays) if arrays else arrays
+
+    def _stacked(self, arrays: list[Image]) -> Image:
+        stacked = np.stack(arrays)
+        return stacked[:0] if self.is_blank else stacked
 
 
 class Call:
@@ -190,8 +208,7 @@ class Call:
         if name in self.rasters:
             return self.rasters[name].pixels()
         if name in self.stacks:
-            arrays = [canvas.pixels() for canvas in self.stacks[name].canvases]
-            return np.stack(arrays) if arrays else arrays
+            return self.stacks[name].pixels()
         return self.others[name]
 
     def data(self) -> dict[str, Any]:
@@ -231,6 +248,25 @@ class Call:
                 if kinds[name] in known:
                     self._apply_to_annotations(transform, name, processor, full)
 
+    def apply_functions(
+        self, transform: BasicTransform, functions: Mapping[str, Callable[..., Any]], params: Params
+    ) -> None:
+        """Apply to each target the function under its name, or under that of its kind; targets of no kind as well."""
+        full: Params = {**params, "shape": self.shape}
+        for name in [*self.rasters, *self.stacks, *self.others]:
+            function = functions.get(name) or functions.get(self.kinds.get(name, name))
+            if function is None:
+                continue
+            if name in self.rasters:
+                canvas = self.rasters[name]
+                canvas.set(returned_array(transform, name, function(canvas.pixels(), **full)))
+            elif name in self.stacks:
+                _apply_function_to_stack(self.stacks[name], function, full)
+            elif name in self.processors:
+                self._apply_to_annotations(transform, name, self.processors[name], full, function)
+            elif self.others[name] is not None:
+                self.others[name] = function(self.others[name], **full)
+
     def settle(self) -> None:
         """Filter the annotations after the first transform, whether it moved them or not; later ones filter theirs.
 
@@ -262,13 +298,17 @@ class Call:
         self.filtered[name] = (kept, shape)
 
     def _apply_to_annotations(
-        self, transform: BasicTransform, name: str, processor: Processor, params: Params
-    ) -> None:
+        self, transform: BasicTransform, name: str, processor: Processor, params: Params,
+        function: Callable[..., Any] | None = None,
+    ) -> None:  # fmt: skip
         before: npt.NDArray[Any] = self.others[name]
         if len(before) == 0:
             return
-        hook = transform.apply_to_bboxes if processor.kind == "bboxes" else transform.apply_to_keypoints
+        is_bboxes = processor.kind == "bboxes"
+        hook = function or (transform.apply_to_bboxes if is_bboxes else transform.apply_to_keypoints)
         after = hook(before, **params)
+        if not isinstance(after, np.ndarray):
+            returned_array(transform, "apply_to_bboxes" if is_bboxes else "apply_to_keypoints", after)
         if processor.check_each_transform:
             self._filter(name, processor, after, self.shape)
         else:
@@ -282,7 +322,12 @@ def _apply_to_stack(
     if getattr(type(transform), hook) is getattr(BasicTransform, hook):
         for canvas in stack.canvases:
             fuse(canvas, params)
-    elif stack.canvases:
+    else:
+        _apply_function_to_stack(stack, getattr(transform, hook), params)
+
+
+def _apply_function_to_stack(stack: Stack, function: Callable[..., Any], params: Params) -> None:
+    if stack.canvases:
         arrays = np.stack([canvas.pixels() for canvas in stack.canvases])
-        for canvas, array in zip(stack.canvases, getattr(transform, hook)(arrays, **params), strict=True):
+        for canvas, array in zip(stack.canvases, function(arrays, **params), strict=True):
             canvas.set(array)

@@ -18,11 +18,12 @@ from .call import ANNOTATION_KINDS, KINDS, Call, check_raster
 from .canvas import Image
 from .keypoints import KeypointParams, KeypointProcessor
 from .leaks import Watch
-from .node import BaseCompose, Node, with_mask_interpolation
+from .node import BaseCompose, Node, own_targets, with_mask_interpolation
 from .records import applied_records
 from .sequence import Sequence as CallSequence
 from .sequence import WorkerSeed
 from .targets import Processor
+from .tensor import make_tensors
 from .watched import execute_guarded
 
 
@@ -140,7 +141,7 @@ class Compose(BaseCompose):
         if args:
             msg = "give the data by name: compose(image=image, mask=mask), not compose(image)"
             raise KeyError(msg)
-        if not self.transforms and not self._processors and not self.save_applied_params:
+        if not self._placed and not self._processors and not self.save_applied_params:
             return self._pass_through(data)
         return self._call(self._sequence.next_key(), data, force_apply)
 
@@ -173,7 +174,7 @@ class Compose(BaseCompose):
             call = execute_guarded(self, self._watch, key, data, force=force)
         result = self._collect(call, data)
         if call.is_planar:
-            _make_tensors(call, result)
+            make_tensors(call, result)
         if call.records is not None:
             self.applied_transforms = result["applied_transforms"]
         return result
@@ -237,6 +238,8 @@ class Compose(BaseCompose):
             known.update(getattr(processor, "label_fields", ()))
         unknown = sorted(set(data) - known)
         if unknown:
+            unknown = sorted(set(unknown) - own_targets(self))
+        if unknown:
             msg = (
                 f"Compose(strict=True) does not know the targets {unknown}; it knows {sorted(known)}; "
                 "name others in additional_targets"
@@ -286,6 +289,22 @@ class Compose(BaseCompose):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_idle_draws": []}
+
+
+def alone(node: Node) -> Compose:
+    """The pipeline of a node that is called by itself."""
+    return _Alone([node])
+
+
+class _Alone(Compose):
+    """A pipeline of one node, which is forced where the call is."""
+
+    def run(self, call: Call, slot: bytes, *, force: bool = False) -> None:
+        """Run the node."""
+        ordinal, node = self._placed[0]
+        node.run(call, slot + ordinal, force=force)
+        if call.unsettled:
+            call.settle()
 
 
 class Addressed:
@@ -361,27 +380,3 @@ def _kinds(additional_targets: Mapping[str, str]) -> dict[str, str]:
             raise RecipeError(msg)
         kinds[name] = kind
     return kinds
-
-
-def _make_tensors(call: Call, result: dict[str, Any]) -> None:
-    """Turn the images and masks that ToTensorV2 met into tensors."""
-    for name, canvas in call.rasters.items():
-        if canvas.layout is not None:
-            result[name] = _tensor(result[name])
-    for name, stack in call.stacks.items():
-        if stack.canvases and stack.canvases[0].layout is not None:
-            result[name] = _tensor_stack(result[name])
-
-
-def _tensor(array: Image) -> Any:
-    import torch  # only who asks for tensors needs it
-
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _tensor_stack(arrays: Any) -> Any:
-    import torch
-
-    if isinstance(arrays, np.ndarray):
-        return _tensor(arrays)
-    return torch.stack([_tensor(array) for array in arrays])

@@ -54,7 +54,7 @@ class OneOf(BaseCompose):
         call.draws.move(call.key, slot)
         point = call.draws.random() * self._bounds[-1]
         ordinal = next(number for number, bound in enumerate(self._bounds) if point < bound)
-        self.transforms[ordinal].run(call, child_slot(slot, ordinal), force=True)
+        self._transforms[ordinal].run(call, child_slot(slot, ordinal), force=True)
 
 
 class SomeOf(BaseCompose):
@@ -131,7 +131,7 @@ class OneOrOther(BaseCompose):
         """Choose one of the two and run it."""
         call.draws.move(call.key, slot)
         ordinal = 0 if call.draws.gate < self.p else 1
-        self.transforms[ordinal].run(call, child_slot(slot, ordinal), force=True)
+        self._transforms[ordinal].run(call, child_slot(slot, ordinal), force=True)
 
 
 class SelectiveChannelTransform(BaseCompose):

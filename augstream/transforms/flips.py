@@ -52,6 +52,14 @@ class _SquareTransform(GeometricTransform):
         if flip_x:
             canvas.hflip()
 
+    def fuse(self, canvas: Canvas, params: Params) -> None:
+        """Turn the canvas."""
+        self.perform(canvas, params)
+
+    def apply_to_mask(self, mask: Array, **params: Any) -> Array:
+        """The turned mask: as the image, also by the `apply` of a subclass."""
+        return self.apply(mask, **params)
+
     def apply_to_bboxes(self, bboxes: Array, **params: Any) -> Array:
         """The turned boxes."""
         return orient_bboxes(bboxes, self.symmetry(params))

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import RecipeError
-from .base import BasicTransform, TransformMeta
+from .arguments import probability
+from .base import Applicable, BasicTransform
 from .call import Call
 
 Node = Any  # a BasicTransform, a composition of them, or a nested Compose: whatever has `run`
@@ -18,7 +19,7 @@ def child_slot(slot: bytes, ordinal: int) -> bytes:
     return slot + ordinal.to_bytes(2, "little")
 
 
-class BaseCompose(metaclass=TransformMeta):
+class BaseCompose(Applicable):
     """A node that runs other nodes, each at a slot of its own."""
 
     init_arguments: dict[str, Any]
@@ -29,19 +30,22 @@ class BaseCompose(metaclass=TransformMeta):
             transforms = [transforms]
         self._set_transforms(tuple(transforms))
         for position, transform in enumerate(self.transforms):
-            if not callable(getattr(transform, "run", None)):
-                msg = (
-                    f"{type(self).__name__}: transforms[{position}] is {transform!r}, which is no transform; "
-                    "wrap a function in augstream.Lambda(image=...)"
-                )
-                raise RecipeError(msg)
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
-            msg = f"{type(self).__name__}: p is a probability from 0 to 1, got {p!r}"
-            raise RecipeError(msg)
-        self.p = float(p)
+            _check_node(f"{type(self).__name__}: transforms[{position}]", transform)
+        self.p = probability(self, p)
 
-    def _set_transforms(self, transforms: tuple[Node, ...]) -> None:
-        self.transforms = transforms
+    @property
+    def transforms(self) -> Sequence[Node]:
+        """The children; fixed, for what is derived from them would not follow."""
+        return self._transforms
+
+    @transforms.setter
+    def transforms(self, transforms: object) -> None:
+        name = type(self).__name__
+        msg = f"a {name} keeps the transforms it was made of; make another: {name}([...]), or {name.lower()} + [...]"
+        raise RecipeError(msg)
+
+    def _set_transforms(self, transforms: Sequence[Node]) -> None:
+        self._transforms: Sequence[Node] = transforms
         # Whatever is no transform or composition of ours may have custom transforms below it.
         self.is_custom = any(getattr(child, "is_custom", True) for child in transforms)
         self._placed = [(child_slot(b"", ordinal), child) for ordinal, child in enumerate(transforms)]
@@ -98,6 +102,26 @@ class BaseCompose(metaclass=TransformMeta):
         raise RecipeError(msg)
 
 
+def _check_node(where: str, node: Any) -> None:
+    """Raise unless `node` can be run, and says by what is run what it does."""
+    is_class = isinstance(node, type)
+    if is_class or not callable(getattr(node, "run", None)):
+        mend = "wrap a function in augstream.Lambda(image=...)"
+        if is_class and issubclass(node, Applicable):
+            mend = f"make one of the class: {node.__name__}(...)"
+        msg = f"{where} is {node!r}, which is no transform; {mend}"
+        raise RecipeError(msg)
+    classes = type(node).__mro__ if isinstance(node, Applicable) else ()
+    called = next((cls for cls in classes if "__call__" in cls.__dict__), Applicable)
+    run = next((cls for cls in classes if "run" in cls.__dict__), Applicable)
+    if not called.__module__.startswith(__package__) and not issubclass(run, called):
+        msg = (
+            f"{where}: {called.__name__} overrides __call__, which a composition never calls; override apply, or, for "
+            "whatever else, run(call, slot, *, force=False)"
+        )
+        raise RecipeError(msg)
+
+
 def _as_list(nodes: Node | Sequence[Node]) -> list[Node]:
     return list(nodes) if isinstance(nodes, (list, tuple)) else [nodes]
 
@@ -113,3 +137,9 @@ def with_mask_interpolation(node: Node, interpolation: int) -> Node:
     changed = copy.copy(node)
     changed.mask_interpolation = interpolation
     return changed
+
+
+def own_targets(node: Node) -> set[str]:
+    """The names of the targets that custom transforms at or below `node` say they know, by `targets`."""
+    names = set(getattr(node, "targets", ()))
+    return names.union(*map(own_targets, getattr(node, "transforms", ())))

@@ -152,8 +152,6 @@ class Operations(Sequence[BasicTransform]):
 class _OneOperation(BaseCompose):
     """With probability `p`, one of several operations, evenly chosen, at one of its strengths, evenly chosen."""
 
-    transforms: Any
-
     def __init__(self, graded: Mapping[str, Sequence[float]], sampling: Sampling, p: float = 1.0) -> None:
         super().__init__((), p)
         self._groups: list[range] = []
@@ -161,10 +159,10 @@ class _OneOperation(BaseCompose):
         for name, strengths in graded.items():
             self._groups.append(range(len(choices), len(choices) + len(strengths)))
             choices += [(name, float(strength)) for strength in strengths]
-        self.transforms = Operations(choices, sampling)
+        self._transforms = self._operations = Operations(choices, sampling)
 
     def __repr__(self) -> str:
-        return f"one of {sorted({name for name, _ in self.transforms.choices})}"
+        return f"one of {sorted({name for name, _ in self._operations.choices})}"
 
     def run(self, call: Call, slot: bytes, *, force: bool = False) -> None:
         """Choose an operation and run it, if this node's gate at `slot` lets it."""
@@ -174,7 +172,7 @@ class _OneOperation(BaseCompose):
         draws.move(call.key, slot)
         group = self._groups[int(draws.random() * len(self._groups))]
         ordinal = group[int(draws.random() * len(group))]
-        self.transforms[ordinal].run(call, child_slot(slot, ordinal), force=True)
+        self._operations[ordinal].run(call, child_slot(slot, ordinal), force=True)
 
 
 def one_operation(graded: Mapping[str, Sequence[float]], sampling: Sampling, p: float = 1.0) -> BaseCompose:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .base import BasicTransform, Params
 
 if TYPE_CHECKING:
     from ..seeding import Draws
     from .call import Call, View
-    from .canvas import Canvas
+    from .canvas import Canvas, Image
 
 
 class ToTensorV2(BasicTransform):
     """Give images as torch tensors (C, H, W), and masks as tensors (H, W[, C]).
 
     `transpose_mask` makes masks (C, H, W), too. It stands last: nothing may follow. Pixels are written in that layout
-    once, together with what waits to be done to them, and torch is imported by who calls the `Compose`, not here.
+    once, together with what waits to be done to them, and torch is imported only then.
     """
 
     kinds = frozenset({"image", "images", "mask", "masks"})
@@ -45,3 +47,27 @@ class ToTensorV2(BasicTransform):
         for stack in call.stacks.values():
             for canvas in stack.canvases:
                 self.fuse(canvas, params)
+
+
+def make_tensors(call: Call, result: dict[str, Any]) -> None:
+    """Turn the images and masks that ToTensorV2 met into tensors."""
+    for name, canvas in call.rasters.items():
+        if canvas.layout is not None:
+            result[name] = _tensor(result[name])
+    for name, stack in call.stacks.items():
+        if stack.canvases and stack.canvases[0].layout is not None:
+            result[name] = _tensor_stack(result[name])
+
+
+def _tensor(array: Image) -> Any:
+    import torch  # only who asks for tensors needs it
+
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _tensor_stack(arrays: Any) -> Any:
+    import torch
+
+    if isinstance(arrays, np.ndarray):
+        return _tensor(arrays)
+    return torch.stack([_tensor(array) for array in arrays])
