@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from catalogue_pixels import CASES, RGB_CASES
 
 import augstream as A
 from augstream.errors import RecipeError
@@ -171,6 +172,15 @@ def test_two_channels_are_compressed():
 )
 def test_tiny_images(transform, shape):
     assert transform(image=np.full(shape, 9, np.uint8))["image"].shape == shape
+
+
+@pytest.mark.parametrize("case", [*CASES, *RGB_CASES], ids=lambda case: case[0])
+def test_floats_that_interpolation_overshot_stay_numbers(case):
+    image = np.random.default_rng(1).uniform(-0.2, 1.2, (9, 11, 3)).astype(np.float32)
+    transform = getattr(A, case[0])(**case[1])
+    for seed in range(4):
+        compose = A.Compose([transform], seed=seed)
+        assert np.isfinite(np.asarray(compose(image=image)["image"])).all()
 
 
 def test_statistics_of_an_image_without_contrast():

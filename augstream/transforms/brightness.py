@@ -120,8 +120,8 @@ class RandomGamma(TableTransform):
         return gamma_table(params["gamma"])
 
     def on_floats(self, img: Array, params: Params) -> Array:
-        """v ** gamma."""
-        return np.power(img, np.float32(params["gamma"]))
+        """v ** gamma, and of what cubic interpolation left below 0 no NaN, but 0."""
+        return np.power(np.maximum(img, 0), np.float32(params["gamma"]))
 
 
 class RGBShift(TableTransform):
