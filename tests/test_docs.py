@@ -7,7 +7,7 @@ import posixpath
 import re
 import subprocess
 import sys
-from inspect import isfunction
+from inspect import isclass, isfunction
 from pathlib import Path
 
 import gallery
@@ -61,6 +61,20 @@ def test_what_differs_from_albumentations_is_what_the_oracle_excepts() -> None:
     rows = re.findall(r"^\| (.*?) \| (.*?) \|$", (DOCS / "differences.md").read_text(), flags=re.MULTILINE)
     geometry, pixels = test_oracle_geometry.EXCEPTIONS, test_oracle_pixels.EXCEPTIONS
     assert dict(rows[1:]) == {**geometry, **pixels}
+
+
+def test_what_is_not_here_of_albumentations_is_listed() -> None:
+    import albumentations as oracle
+
+    theirs = {
+        name
+        for name, cls in vars(oracle).items()
+        if isclass(cls) and issubclass(cls, (oracle.BasicTransform, oracle.BaseCompose))
+    } - {"BaseCompose", "BasicTransform", "DualTransform", "ImageOnlyTransform", "NoOp"}
+    page = (DOCS / "how-to" / "from-albumentations.md").read_text()
+    listed = page.partition("**Not here**")[2].split("\n\n")[1]
+    assert set(re.findall(r"`(\w+)`", listed)) == theirs - set(A.__all__)
+    assert f"{len(theirs & set(A.__all__))} of {len(theirs)}," in " ".join(page.split())
 
 
 def test_the_gallery_shows_every_transform() -> None:
