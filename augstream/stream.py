@@ -75,6 +75,12 @@ class Stream:
         """Who computes what, of an epoch from `start_unit` on; the same for every epoch."""
         return Plan.of(self.recipe, self.index.total, topology, start_unit)
 
+    def ref(self, epoch: int, shard: str, key: str) -> SampleRef:
+        """The sample `key` of the shard named `shard`; `RecipeError`, with the nearest name, if there is none."""
+        position = self.index.position(shard)
+        number = self.index.table(position).find(key)
+        return SampleRef(position, number, self.order(epoch).lane_of_shard(position))
+
     def address(self, epoch: int, ref: SampleRef, key: str) -> Address:
         """Where the randomness of a sample lives, as far as the scope goes."""
         return Address(
@@ -95,10 +101,7 @@ class Stream:
 
     def sample(self, epoch: int, shard: str, key: str) -> Sample:
         """The augmented sample `key` of the shard named `shard` in `epoch`; no other sample is read."""
-        position = self.index.position(shard)
-        number = self.index.table(position).find(key)
-        ref = SampleRef(position, number, self.order(epoch).lane_of_shard(position))
-        return self.maker().sample(epoch, ref)
+        return self.maker().sample(epoch, self.ref(epoch, shard, key))
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 from ..cli import add_command, add_shards, say
 from ..errors import RecipeError
 from ..images.encoded import DecodeMode
-from .commands import add_stream_arguments, make_dataset
+from .commands import add_stream_arguments, make_dataset, numbers_of_workers
 from .profiling import Crew, Frame, Profile, crew, profile
 
 _BAR = 30
@@ -36,7 +36,7 @@ def register_bench(subparsers: Any) -> None:
 
 
 def _run_bench(parsed: argparse.Namespace) -> int:
-    crews = _numbers(parsed.workers)
+    crews = numbers_of_workers(parsed.workers)
     if not parsed.seconds > 0:
         msg = f"--seconds must be greater than 0, got {parsed.seconds:g}"
         raise RecipeError(msg)
@@ -55,14 +55,6 @@ def _run_bench(parsed: argparse.Namespace) -> int:
         parsed.json.write_text(json.dumps(figures(found, tried), indent=1) + "\n", encoding="utf-8")
         say(f"wrote {parsed.json}")
     return 0
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        msg = f"--workers takes numbers, 0,2,4 say, got {text!r}"
-        raise RecipeError(msg) from None
 
 
 def profile_lines(found: Profile) -> Iterator[str]:

@@ -111,6 +111,15 @@ def _json(text: str) -> Any:
         raise argparse.ArgumentTypeError(msg) from None
 
 
+def numbers_of_workers(text: str) -> list[int]:
+    """What ``--workers`` lists, separated by commas."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        msg = f"--workers takes numbers, 0,2,4 say, got {text!r}"
+        raise RecipeError(msg) from None
+
+
 def make_dataset(parsed: argparse.Namespace, *, batch_size: int = 1) -> StreamDataset:
     """The stream that a command line describes."""
     shuffle = not parsed.no_shuffle

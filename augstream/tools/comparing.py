@@ -101,14 +101,23 @@ def global_generators(seed: int) -> Iterator[list[str]]:
             "torch": torch.get_rng_state().numpy().tobytes(),
         }
 
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
-    seeded, moved = states(), list[str]()
-    try:
+    with seeded(seed, seed, seed):
+        before, moved = states(), list[str]()
         yield moved
-        moved += [name for name, state in states().items() if state != seeded[name]]
+        moved += [name for name, state in states().items() if state != before[name]]
+
+
+@contextmanager
+def seeded(python: int, numpy: int, torch_seed: int) -> Iterator[None]:
+    """Seed the global generators of random, numpy and torch, and put them back afterwards."""
+    import torch
+
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # the global one is meant
+    random.seed(python)
+    np.random.seed(numpy)  # noqa: NPY002
+    torch.set_rng_state(torch.Generator().manual_seed(torch_seed).get_state())
+    try:
+        yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002

@@ -10,7 +10,6 @@ import ctypes
 import multiprocessing
 import os
 import pickle
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ import numpy as np
 
 from ..errors import WorkerError
 from ..transforms.leaks import Line, line_of
+from .comparing import seeded
 
 GENERATORS = ("random", "numpy", "torch", "OpenCV")
 _CLOCKS_S = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
@@ -44,29 +44,13 @@ class Conditions:
     def held(self) -> Iterator[None]:
         """Let them hold for a while, in this thread and process."""
         with ExitStack() as stack:
-            stack.enter_context(_seeded(*self.seeds))
+            stack.enter_context(seeded(*self.seeds[:3]))
+            cv2.setRNGSeed(self.seeds[3])
             stack.enter_context(filled(self.fill))
             stack.enter_context(_threads(self.threads))
             if self.clock_s is not None:
                 stack.enter_context(_stopped(self.clock_s))
             yield
-
-
-@contextmanager
-def _seeded(python: int, numpy: int, torch_seed: int, opencv: int) -> Iterator[None]:
-    import torch
-
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # the global one
-    random.seed(python)
-    np.random.seed(numpy)  # noqa: NPY002
-    torch.set_rng_state(torch.Generator().manual_seed(torch_seed).get_state())
-    cv2.setRNGSeed(opencv)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
 
 
 @contextmanager

@@ -95,9 +95,7 @@ def explain(dataset: StreamDataset, *, epoch: int, shard: str, key: str) -> Expl
     reading and decoding raise, and for what a transform raises that is not a `Compose`.
     """
     stream = dataset.stream
-    position = stream.index.position(shard)
-    number = stream.index.table(position).find(key)
-    ref = SampleRef(position, number, stream.order(epoch).lane_of_shard(position))
+    ref = stream.ref(epoch, shard, key)
     return _explained(stream, stream.address(epoch, ref, key), ref)
 
 

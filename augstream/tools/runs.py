@@ -260,9 +260,7 @@ def _some(refs: Sequence[Any], place: Place | None, stream: Any) -> list[Any]:
     """Some samples of a batch; the one that differed among them, where that is known."""
     chosen = list(refs[:_MAX_TRACED])
     if place is not None and place.key:
-        names = [
-            (stream.index.names[ref.shard], stream.index.table(ref.shard).keys[ref.sample]) for ref in refs
-        ]
+        names = list(map(stream.maker().name, refs))
         if (place.shard, place.key) in names[_MAX_TRACED:]:
             chosen[-1] = refs[names.index((place.shard, place.key))]
     return chosen

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cli import add_command, add_shards, progress_bar, say
 from ..errors import LeakError, RecipeError
-from .commands import add_stream_arguments, make_dataset
+from .commands import add_stream_arguments, make_dataset, numbers_of_workers
 from .runs import Check, Runs
 from .suspects import Finding, investigate
 
@@ -126,14 +126,14 @@ def register_verify(subparsers: Any) -> None:
 
 
 def _run_verify(parsed: argparse.Namespace) -> int:
-    workers, methods = _listed(parsed.workers, int), _listed(parsed.methods, str)
+    methods = [part.strip() for part in parsed.methods.split(",") if part.strip()]
     dataset = make_dataset(parsed, batch_size=parsed.batch_size)
     with progress_bar("verifying", "way") as progress:
         verdict = verify(
             dataset,
             num_epochs=parsed.epochs,
             num_batches=parsed.batches,
-            num_workers=workers,
+            num_workers=numbers_of_workers(parsed.workers),
             methods=methods,
             progress=progress,
         )
@@ -142,11 +142,3 @@ def _run_verify(parsed: argparse.Namespace) -> int:
     else:
         say(*verdict.lines())
     return 0 if verdict.holds else 1
-
-
-def _listed(text: str, kind: Callable[[str], Any]) -> list[Any]:
-    try:
-        return [kind(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError:
-        msg = f"a list of numbers is written 0,1,2, got {text!r}"
-        raise RecipeError(msg) from None
