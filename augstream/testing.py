@@ -38,7 +38,7 @@ def make_shards(
 ) -> list[str]:
     """Write `num_shards` tar shards of small JPEGs into `directory`, and return their paths.
 
-    Each sample has ``jpg`` (smooth colours and a little noise, `size` (H, W) give or take up to `spread`),
+    Each sample has ``jpg`` (smooth waves of colour, `size` (H, W) give or take up to `spread`),
     ``cls`` (its number modulo 10), ``json`` (number, size and a varying number of boxes) and ``txt``. The
     same arguments give the same bytes with the same release of OpenCV.
     """

@@ -49,6 +49,7 @@ def test_there_are_pages_to_run() -> None:
         "choose",
         "compare-runs",
         "fields",
+        "failures",
         "remote",
         "other-transforms",
     } <= {page.stem for page in PAGES}

@@ -194,11 +194,11 @@ class SelectiveChannelTransform(BaseCompose):
 class Lambda(DualTransform):
     """With probability `p`, call your functions: `image(image, **params)`, and so for the other targets.
 
-    A target without a function is left alone. Functions take keyword arguments (`shape`, and what is to
-    come), return new arrays, and must be pure: an argument-free `random.random()` in them is nobody's
-    promise. Saving a pipeline writes a Lambda's `name` only; `load(..., nonserializable={name:
-    Lambda(...)})` brings it back. To start worker processes by spawn, functions must be picklable: defined
-    in a module, no lambda expressions.
+    A target without a function is left alone. Boxes and keypoints come as `BasicTransform.apply_to_bboxes` and
+    `apply_to_keypoints` say. Functions take keyword arguments (`shape`, and what is to come), return new arrays, and
+    must be pure: nothing is promised of one that calls `random.random()`. Saving a pipeline writes a Lambda's `name`
+    only; `load(..., nonserializable={name: Lambda(...)})` brings it back. To start worker processes by spawn, functions
+    must be picklable: defined in a module, no lambda expressions.
     """
 
     def __init__(
