@@ -130,6 +130,7 @@ class StreamLoader:
         self._stream = self._definition
         self._arrive: Callable[[Any], Any] = as_tensors
         self._source: Source | None = None
+        self._source_pid = 0  # of the process whose workers they are
         self._begun = False
         self._skips: tuple[tuple[str, str], ...] = ()
         self._moves = 0
@@ -156,6 +157,7 @@ class StreamLoader:
     @property
     def worker_pids(self) -> list[int]:
         """The process numbers of the workers; one that has just died is among them until its place is filled."""
+        self._leave_inherited()
         return [] if self._source is None else self._source.pids()
 
     def _ledger_at(self, path: str | os.PathLike[str]) -> Ledger:
@@ -297,8 +299,10 @@ class StreamLoader:
 
     def _take(self) -> Made:
         while True:
+            self._leave_inherited()
             if self._source is None:
                 self._source, self._begun = self._crew.source(self._stream, self._topology), False
+                self._source_pid = os.getpid()
             if not self._begun:  # a new life, whose steps count from here
                 epoch, units = self._place()
                 self._go(epoch, units)
@@ -338,7 +342,13 @@ class StreamLoader:
         if self._ledger is not None:
             self._ledger.close()
 
+    def _leave_inherited(self) -> None:
+        """After a fork, leave the workers to the process that started them, and start our own when they are wanted."""
+        if self._source is not None and self._source_pid != os.getpid():
+            self._source, self._begun = None, False
+
     def _end_source(self) -> None:
+        self._leave_inherited()
         if self._source is not None:
             self._source.close()
             self._source = None

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +237,34 @@ def test_a_loader_that_is_dropped_takes_its_workers_with_it(dataset):
     del loader
     gc.collect()
     assert not multiprocessing.active_children()
+
+
+def go_on_and_close(loader, answers):
+    signal.alarm(60)  # a child that hangs ends, and its parent sees no answer
+    answers.send((digests(loader), loader.worker_pids))
+    loader.close()
+    answers.send(loader.worker_pids)
+
+
+@pytest.mark.processes
+def test_a_fork_goes_on_with_workers_of_its_own(dataset, epochs):
+    context = multiprocessing.get_context("fork")
+    with A.StreamLoader(dataset, num_workers=2) as loader:
+        next(iter(loader))
+        pids = loader.worker_pids
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=go_on_and_close, args=(loader, theirs))
+        child.start()
+        theirs.close()
+        rest, childs_pids = ours.recv()
+        assert rest == epochs[0][1:]
+        assert len(set(childs_pids) - set(pids)) == 2
+        assert ours.recv() == []
+        child.join()
+        assert child.exitcode == 0
+        assert loader.worker_pids == pids  # it took nothing from the process that forked
+        assert digests(loader) == epochs[0][1:]
+        assert loader.stats.respawns == 0
 
 
 IMPORTS = """

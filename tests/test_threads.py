@@ -107,6 +107,23 @@ def test_a_thread_that_hangs_is_an_error(shards):
     assert not threads()
 
 
+class Leave(A.ImageOnlyTransform):
+    """Ends the thread that it runs in, as a library that calls sys.exit does."""
+
+    def apply(self, img, **params):
+        sys.exit("cannot go on")
+
+
+def test_a_thread_that_ends_is_an_error_at_once(shards):
+    dataset = dataset_of(shards, A.Compose([Leave(p=1.0)]), on_error="skip")
+    loader = A.StreamLoader(dataset, workers="thread", num_workers=2, timeout_s=None)
+    for _ in range(2):
+        with pytest.raises(WorkerError, match=r"augstream-worker-0 ended by SystemExit\('cannot go on'\)"):
+            next(iter(loader))
+    assert loader.state_dict()["units"] == 0
+    assert not threads()
+
+
 SCRIPT = """
 import sys
 import augstream as A

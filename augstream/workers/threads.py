@@ -33,7 +33,7 @@ class _Result:
     epoch: int
     step: int
     made: Made | None
-    error: Exception | None
+    error: BaseException | None
 
 
 class _Worker(threading.Thread):
@@ -44,6 +44,7 @@ class _Worker(threading.Thread):
         self._stream, self._topology, self._number = stream, topology, number
         self._assignment: Assignment | None = None
         self._is_stopped_by_us = False
+        self._ended_by: BaseException | None = None
         self.changed = threading.Condition()
         self.ready: deque[_Result] = deque()
         self.beat = 0
@@ -70,6 +71,9 @@ class _Worker(threading.Thread):
         with self.changed:
             seen, since = self.beat, monotonic()
             while not self.ready:
+                if self._ended_by is not None:
+                    msg = f"{self.name} ended by {self._ended_by!r}, which came from the transform or collate_fn"
+                    raise WorkerError(msg) from self._ended_by
                 self.changed.wait(_TICK_S)
                 if self.beat != seen:
                     seen, since = self.beat, monotonic()
@@ -83,7 +87,15 @@ class _Worker(threading.Thread):
     # The thread's side
 
     def run(self) -> None:
-        """Make steps until told to end."""
+        """Make steps until told to end; what ends the thread otherwise is the trainer's to raise."""
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001  # nobody else would hear of it, and the trainer waits
+            with self.changed:
+                self._ended_by = error
+                self.changed.notify_all()
+
+    def _run(self) -> None:
         private_opencv.set(True)
         maker, slots = self._stream.maker(), LocalSlots()
         current: Assignment | None = None
@@ -151,7 +163,7 @@ class Threads:
         self._num_workers = topology.num_workers
         self._generation = 0
         self.num_respawns = 0
-        self._finalize = weakref.finalize(self, _end, self._workers)
+        self._finalize = weakref.finalize(self, _end, self._workers, os.getpid())
 
     def begin(self, epoch: int, start_unit: int, skips: Skips) -> None:
         """Have the threads make the steps of `epoch` from `start_unit` on, and of the epochs after it."""
@@ -183,7 +195,9 @@ class Threads:
         self._finalize()
 
 
-def _end(workers: list[_Worker]) -> None:
+def _end(workers: list[_Worker], pid: int) -> None:
+    if os.getpid() != pid:  # a fork: threads are not inherited, but their locks are, as they happened to be
+        return
     for worker in workers:
         worker.end()
     deadline = monotonic() + _GOODBYE_S
