@@ -80,8 +80,9 @@ def build_index(
     by_directory: dict[str, list[str]] = defaultdict(list)
     for shard in asked:
         path = local_path(shard.url)
-        by_directory[shard.url.rpartition("/")[0] if path is None else str(path.parent)].append(shard.url)
-    cache = cache_directory() if cache_dir is None else Path(cache_dir)
+        directory = shard.url.rpartition("/")[0] if path is None else str(path.parent.absolute())
+        by_directory[directory].append(shard.url)
+    cache = (cache_directory() if cache_dir is None else Path(cache_dir)).absolute()
     offsets = {shard.url: shard.offsets for shard in asked if shard.offsets}
     job = _Job(verify == "digest", checksums, progress, len(asked), remote, offsets)
     places: dict[str, Place] = {}
@@ -95,13 +96,14 @@ def build_index(
 
 def _indexed(urls: Sequence[str], places: Sequence[Place], remote: Remote) -> IndexedShards:
     entries = [entry for entry, _ in places]
+    base = "" if all(map(os.path.isabs, urls)) else str(Path.cwd())
     return IndexedShards(
         names=tuple([shard_name(url) for url in urls]),
         urls=tuple(urls),
         num_samples=np.array([entry.num_samples for entry in entries], dtype=np.int64),
         sizes_bytes=np.array([entry.size for entry in entries], dtype=np.int64),
         digests=tuple([entry.digest for entry in entries]),
-        store=TableStore.of(places, remote),
+        store=TableStore.of(places, remote, base),
     )
 
 

@@ -102,6 +102,9 @@ class Plan:
             self._refuse_empty()
 
     def _refuse_empty(self) -> None:
+        if self.num_units == 0 and not self.drop_last:
+            msg = "an epoch has no batch: the shards hold no sample; see what they hold with augstream info"
+            raise RecipeError(msg)
         if self.num_batches == 0:
             msg = (
                 f"an epoch has no batch: drop_last=True, and its {self.num_units} units of {self.unit} "

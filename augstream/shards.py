@@ -76,8 +76,9 @@ class TableStore:
     """The sample tables of some shards, read from index files when first asked for; the recent ones stay.
 
     rows: what the index files say of each shard. files: those files; file_ids: which of them has the table, or -1
-    where its bytes are in `blobs`, by position. remote: how remote shards are fetched. If a file has changed or gone,
-    the table is looked for again, and as a last resort made again from the shard.
+    where its bytes are in `blobs`, by position. remote: how remote shards are fetched. base: where relative paths
+    begin, whatever directory a process works in later. If a file has changed or gone, the table is looked for again,
+    and as a last resort made again from the shard.
     """
 
     def __init__(
@@ -87,13 +88,14 @@ class TableStore:
         files: Sequence[Path],
         blobs: Mapping[int, bytes],
         remote: Remote,
+        base: str = "",
     ) -> None:
         self._rows, self._file_ids, self._files, self._blobs = rows, file_ids, tuple(files), dict(blobs)
-        self.remote = remote
+        self.remote, self._base = remote, base
         self._recent: _Recent[SampleTable] = _Recent(_MAX_CACHED_SAMPLES)
 
     @classmethod
-    def of(cls, places: Sequence[tuple[Entry, Path | bytes]], remote: Remote) -> TableStore:
+    def of(cls, places: Sequence[tuple[Entry, Path | bytes]], remote: Remote, base: str = "") -> TableStore:
         """The store of shards of which the entry, and the index file or the encoded table are given."""
         files = {
             place: i for i, place in enumerate(dict.fromkeys([p for _, p in places if isinstance(p, Path)]))
@@ -104,18 +106,25 @@ class TableStore:
             tuple(files),
             {i: place for i, (_, place) in enumerate(places) if isinstance(place, bytes)},
             remote,
+            base,
         )
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TableStore, (self._rows, self._file_ids, self._files, self._blobs, self.remote)
+        return TableStore, (self._rows, self._file_ids, self._files, self._blobs, self.remote, self._base)
 
     def subset(self, positions: Sequence[int]) -> TableStore:
         """The store of the shards at some positions."""
         blobs = {i: self._blobs[at] for i, at in enumerate(positions) if at in self._blobs}
-        return TableStore(self._rows[positions], self._file_ids[positions], self._files, blobs, self.remote)
+        rows, file_ids = self._rows[positions], self._file_ids[positions]
+        return TableStore(rows, file_ids, self._files, blobs, self.remote, self._base)
+
+    def path(self, url: str) -> Path | None:
+        """Where a local shard lies; None for a remote one."""
+        path = local_path(url)
+        return None if path is None else self._base / path
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -157,7 +166,7 @@ class TableStore:
             if len(table) == entry.num_samples and (len(ends) == 0 or ends.max() <= entry.size):
                 return table
         _log.warning("%s: its table is no longer in %s, scanning the shard again", url, path)
-        local = local_path(url)
+        local = self.path(url)
         if local is None:
             status = Status(entry.size, entry.mtime_ns)
             table = RemoteShards(self.remote).scan(url, status, checksums=entry.checksums)[0]
@@ -316,7 +325,7 @@ class ShardReader:
             self._remote_shards().ahead(wanted)
 
     def _open_shard(self, shard: int) -> _LocalShard | CachedShard | RemoteFile:
-        path = local_path(self.index.urls[shard])
+        path = self.index.store.path(self.index.urls[shard])
         file = self._open_remote(shard) if path is None else self._open_local(shard, path)
         self._open.keep(shard, file, 1)
         return file

@@ -13,7 +13,7 @@ from engine import FailAt, dataset_of, digests, epochs_of
 from torch.utils.data import DataLoader
 
 import augstream as A
-from augstream.errors import AugstreamError, SampleError, StateError
+from augstream.errors import AugstreamError, RecipeError, SampleError, StateError
 from augstream.testing import make_shards
 
 # torch warns of more workers than cores; the tests want them
@@ -181,6 +181,12 @@ def test_arguments_that_cannot_be_are_refused(shards, arguments, message):
 def test_shards_that_match_nothing_are_refused(tmp_path):
     with pytest.raises(AugstreamError, match="none-"):
         dataset_of(str(tmp_path / "none-{000..003}.tar"))
+
+
+def test_shards_of_no_sample_are_refused(tmp_path):
+    (tmp_path / "none.tar").write_bytes(bytes(10240))
+    with pytest.raises(RecipeError, match="the shards hold no sample"):
+        dataset_of(str(tmp_path))
 
 
 def test_without_shuffling_samples_come_in_file_order(tmp_path: Path) -> None:

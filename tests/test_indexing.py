@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from augstream.errors import IndexFileError, RecipeError, ShardError
 from augstream.index import SampleTable, ShardIndex
 from augstream.indexing import INDEX_NAME, build_index, cache_directory
-from augstream.shards import IndexedShards
+from augstream.shards import IndexedShards, ShardReader
 from augstream.sources.naming import resolve
 from augstream.tars.indexfile import IndexWriter, decode_table, encode_table, read_entries
 
@@ -154,6 +154,30 @@ def test_no_shards(shards, cache, pattern, message):
         build_index(pattern.format(shards), cache_dir=cache)
     with pytest.raises(RecipeError, match="no shards were given"):
         build_index([], cache_dir=cache)
+
+
+def test_what_is_no_path_or_has_no_order_is_refused(shards, cache):
+    path = str(shards / "train-1.tar")
+    for odd in ({path}, {path: 1}, path.encode(), 3, None, [3], [[path]]):
+        with pytest.raises(RecipeError, match="a list of these in their order, or an index; got"):
+            build_index(odd, cache_dir=cache)
+    assert build_index(iter([path]), cache_dir=cache).names == ("train-1.tar",)
+    assert build_index({path: 1}.keys(), cache_dir=cache).names == ("train-1.tar",)
+
+
+def test_what_cannot_be_looked_for_is_named(shards, cache):
+    with pytest.raises(ShardError, match="it cannot be looked for: File name too long"):
+        build_index(shards / ("x" * 300) / "a.tar", cache_dir=cache)
+
+
+def test_relative_paths_stay_what_they_were(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(shards)
+    index = build_index(["train-0.tar", "./train-1.tar", f"file://{shards}/train-2.tar"], cache_dir="cache")
+    assert index.urls[:2] == ("train-0.tar", "./train-1.tar")
+    monkeypatch.chdir(tmp_path)
+    for found in (index, index.subset(index.names[:2]), pickle.loads(pickle.dumps(index))):  # noqa: S301  (our own)
+        assert ShardReader(found).read(1, 0)["__url__"] == "./train-1.tar"
+    assert index.store.files[0].is_relative_to(shards / "cache")
 
 
 def test_two_shards_of_one_name(shards, cache):

@@ -494,6 +494,11 @@ def test_shards_are_named_as_webdataset_names_them(
         source("${NOWHERE}/a.tar")
 
 
+def test_shards_without_an_order_are_refused(shards: list[str]) -> None:
+    with pytest.raises(RecipeError, match="a list of these in their order"):
+        A.wds.WebDataset(set(shards), batch_size=4, seed=1)
+
+
 def test_commands_are_run_only_when_allowed_by_name(shards: list[str], tmp_path: Path) -> None:
     url = f"pipe:echo x >> {tmp_path}/ran; cat {Path(shards[0]).parent}/train-{{000000..000003}}.tar"
     for remote in (None, Remote(allow_pipe=True), Remote(cache_dir=str(tmp_path / "cache"))):

@@ -344,7 +344,7 @@ def _places(places: list[int]) -> str:
 
 def path_of_rank(path: str | os.PathLike[str], topology: Topology) -> Path:
     """The file of this rank: ``run.ledger`` of a single rank, ``run.rank1-of-4.ledger`` of one of four."""
-    whole = Path(path)
+    whole = Path(path).absolute()
     if topology.world_size == 1:
         return whole
     return whole.with_name(f"{whole.stem}.rank{topology.rank}-of-{topology.world_size}{whole.suffix}")

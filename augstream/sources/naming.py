@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from glob import glob, has_magic
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..errors import RecipeError
+from ..errors import RecipeError, ShardError
 from ..index import ShardIndex
 from ..tars.manifests import read_manifest
 from .offsets import shard_of
@@ -32,14 +32,13 @@ class Asked(NamedTuple):
 def resolve(shards: Shards, remote: Remote = Remote()) -> list[Asked]:  # noqa: B008  (a frozen value)
     """The shards that `shards` stands for, in order: patterns as given, globs and directories sorted.
 
-    Raises `RecipeError` where nothing matches, and for two shards of one name.
+    Raises `RecipeError` where nothing matches, for two shards of one name, and for what has no order, as sets have
+    none: it would be another one in each run.
     """
     if isinstance(shards, ShardIndex):
         resolved = [Asked(url) for url in shards.urls]
-    elif isinstance(shards, (str, os.PathLike)):
-        resolved = _expand(os.fspath(shards), remote)
     else:
-        resolved = [shard for part in shards for shard in _expand(os.fspath(part), remote)]
+        resolved = [shard for part in parts_of(shards) for shard in _expand(part, remote)]
     if not resolved:
         msg = "no shards were given; pass a path, a pattern ('train-{000..019}.tar'), a directory or a list"
         raise RecipeError(msg)
@@ -62,10 +61,34 @@ def resolve(shards: Shards, remote: Remote = Remote()) -> list[Asked]:  # noqa: 
     return chosen
 
 
+def parts_of(shards: Any) -> list[str]:
+    """The paths and patterns that were given; `RecipeError` for anything else."""
+    parts = [shards] if isinstance(shards, (str, os.PathLike)) else shards
+    if isinstance(parts, Iterable) and not isinstance(parts, (bytes, Mapping, set, frozenset)):
+        parts = list(parts)
+        if all(isinstance(part, (str, os.PathLike)) for part in parts):
+            return [os.fspath(part) for part in parts]
+    msg = (
+        "shards are a path, a pattern ('train-{000..019}.tar'), a directory, a list of these in their order, or an "
+        f"index; got {shards!r:.200}"
+    )
+    raise RecipeError(msg)
+
+
 def _expand(pattern: str, remote: Remote) -> list[Asked]:
+    try:
+        return _expanded(pattern, remote)
+    except OSError as error:
+        msg = f"{pattern:.200}: it cannot be looked for: {error.strerror}; check the path and its permissions"
+        raise ShardError(msg) from error
+
+
+def _expanded(pattern: str, remote: Remote) -> list[Asked]:
     path = local_path(pattern)
     if path is not None and path.is_dir():
-        return _found(sorted(str(tar) for tar in path.glob("*.tar")), f"no *.tar file lies in {pattern!r}")
+        names = sorted([name for name in os.listdir(path) if name.endswith(".tar")])  # noqa: PTH208  (a glob finds
+        # nothing where it may not look)
+        return _found([str(path / name) for name in names], f"no *.tar file lies in {pattern!r}")
     if pattern.partition("#")[0].endswith(".json"):
         return [Asked(shard.url, pattern, shard.num_samples) for shard in read_manifest(pattern)]
     if path is not None and path.exists():

@@ -88,6 +88,8 @@ class Remote:
     allow_pipe: bool = False
 
     def __post_init__(self) -> None:
+        if self.cache_dir is not None:  # wherever a process works later
+            object.__setattr__(self, "cache_dir", str(Path(self.cache_dir).absolute()))
         if self.cache_bytes is not None and (self.cache_bytes < 1 or self.cache_dir is None):
             msg = f"cache_bytes must be 1 or more, and needs a cache_dir; got {self.cache_bytes}, {self.cache_dir!r}"
             raise RecipeError(msg)

@@ -19,7 +19,7 @@ from ..errors import RecipeError, ShardError
 from ..index import ShardIndex
 from ..indexing import build_index, cache_directory
 from ..shards import IndexedShards
-from ..sources.naming import Shards, resolve
+from ..sources.naming import Shards, parts_of, resolve
 from ..sources.remote import Remote, local_path, shard_name
 from ..tars.indexfile import make_private
 
@@ -110,7 +110,7 @@ class ShardSource:
 def _expanded(shards: Any, remote: Remote) -> Any:
     """`shards` with webdataset's own notation resolved."""
     if not isinstance(shards, (str, os.PathLike)):
-        return [part for one in shards for part in _as_list(_expanded(one, remote))]
+        return [part for one in parts_of(shards) for part in _as_list(_expanded(one, remote))]
     text = os.fspath(shards)
     if text.startswith("pipe:"):
         if remote.allow_pipe and remote.cache_dir is not None:
