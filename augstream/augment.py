@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
+from .collate import array_of, is_array
 from .errors import AugstreamError, LeakError, SampleError
 from .foreign import adapt
 from .seeding import Address
@@ -113,9 +113,6 @@ def in_context(error: Exception, what: str, address: Address) -> AugstreamError:
 
 
 def image_of(sample: Mapping[str, Any], name: str) -> Array | None:
-    """The array that is the field `name` of a sample; of a tensor, the same memory; None if it is neither."""
+    """The array that is the field `name` of a sample, as `array_of` makes it of a tensor; None if it is neither."""
     value = sample.get(name)
-    if isinstance(value, np.ndarray):
-        return value
-    to_numpy = getattr(value, "numpy", None)
-    return to_numpy() if callable(to_numpy) else None
+    return array_of(value, name, sample) if is_array(value) else None

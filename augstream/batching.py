@@ -145,12 +145,12 @@ class Batcher(Generic[Ref]):
                 if isinstance(begun, Exception):
                     raise begun
                 sample = begun.finish(rows)
+                image = image_of(sample, IMAGE) if rows is not None else None
             except SampleError as error:
                 if self._on_error == "raise":
                     raise
                 skipped.append(Skipped(*self.name(refs[place]), str(error)))
                 continue
-            image = image_of(sample, IMAGE) if rows is not None else None
             if rows is not None and image is not None:
                 self._put(sample, image, rows)
             samples.append(sample)
@@ -228,8 +228,9 @@ class Batcher(Generic[Ref]):
         except Exception as error:
             first, last = samples[0], samples[-1]
             name = getattr(collate_fn, "__qualname__", repr(collate_fn))
+            what = "collating" if collate_fn is None else f"collate_fn {name}"
             msg = (
-                f"collate_fn {name} failed on {len(samples)} samples of epoch {epoch}, {first['__key__']!r} "
+                f"{what} failed on {len(samples)} samples of epoch {epoch}, {first['__key__']!r} "
                 f"of {first['__shard__']!r} to {last['__key__']!r} of {last['__shard__']!r}: "
                 f"{type(error).__name__}: {error}"
             )

@@ -118,23 +118,27 @@ def _collate_fields(
 
 
 def _collate_values(values: list[Any], samples: Sequence[Sample], empty: Empty, field: str) -> Any:
-    first = values[0]
     if field in RAGGED:
-        return [_array(value) if _is_array(value) else value for value in values]
-    if _is_array(first):
+        return [
+            array_of(value, field, sample) if is_array(value) else value
+            for value, sample in zip(values, samples, strict=True)
+        ]
+    if is_array(values[0]):
         return _stack(values, samples, empty, field)
     if all(isinstance(value, (bool, int, float, np.number, np.bool_)) for value in values):
         numbers = np.array(values)
         return values if numbers.dtype.hasobject else numbers
-    if isinstance(first, Mapping) and _holds_arrays(first):
+    if any(map(_holds_arrays, values)):
+        if not all(isinstance(value, Mapping) for value in values):
+            raise _unequal(values, samples, field)
         return _collate_fields(values, empty, {}, f"{field}.")
     return values
 
 
 def _stack(values: list[Any], samples: Sequence[Sample], empty: Empty, field: str) -> Array:
-    if not all(_is_array(value) for value in values):
+    if not all(is_array(value) for value in values):
         raise _unequal(values, samples, field)
-    arrays = [_array(value) for value in values]
+    arrays = [array_of(value, field, sample) for value, sample in zip(values, samples, strict=True)]
     first = arrays[0]
     if any(array.shape != first.shape or array.dtype != first.dtype for array in arrays):
         raise _unequal(arrays, samples, field)
@@ -156,27 +160,40 @@ def _fields(sample: Sample) -> list[Any]:
     return [name for name in sample if not (isinstance(name, str) and name[:2] == "__" == name[-2:])]
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether `value` is an array or a tensor."""
     return isinstance(value, np.ndarray) or (
         hasattr(value, "numpy") and hasattr(value, "dtype") and hasattr(value, "device")
     )
 
 
-def _array(value: Any) -> Array:
+def array_of(value: Any, field: str, sample: Sample) -> Array:
+    """The array that `value`, a field of `sample`, is; of a tensor, the same memory if it is the processor's.
+
+    Raises `SampleError` for tensors of which numpy can make nothing, as sparse ones and bfloat16 are.
+    """
     if isinstance(value, np.ndarray):
         return value
-    array: Array = value.detach().cpu().numpy()
+    try:
+        array: Array = value.numpy(force=True)
+    except (TypeError, RuntimeError) as error:
+        msg = (
+            f"field {field!r} of sample {_named(sample)} is a {value.dtype} tensor, which no batch of arrays can hold "
+            f"({error}); make it dense, of a type that numpy has, in the transform, and convert batches; or pass "
+            "collate_fn="
+        )
+        raise _error(msg, sample) from error
     return array
 
 
 def _holds_arrays(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(_holds_arrays(item) for item in value.values())
-    return _is_array(value)
+        return any(map(_holds_arrays, value.values()))
+    return is_array(value)
 
 
 def _form(value: Any) -> str:
-    return f"{tuple(value.shape)} {value.dtype}" if _is_array(value) else type(value).__name__
+    return f"{tuple(value.shape)} {value.dtype}" if is_array(value) else type(value).__name__
 
 
 def _unequal(values: Sequence[Any], samples: Sequence[Sample], field: str) -> SampleError:

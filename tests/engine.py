@@ -76,6 +76,21 @@ class WrongSizeAt(ResizeByHand):
 
 
 @dataclass(frozen=True)
+class NoArrayAt(ResizeByHand):
+    """Makes some keys' pictures tensors that numpy has no type for."""
+
+    keys: tuple[str, ...] = ()
+
+    def __call__(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
+        given = super().__call__(sample, rng)
+        if sample["__key__"] in self.keys:
+            import torch
+
+            given["image"] = torch.from_numpy(given["image"]).bfloat16()
+        return given
+
+
+@dataclass(frozen=True)
 class DieAt(ResizeByHand):
     """Kills the worker that computes some keys: each time, or the first `times` times counted in `folder`."""
 

@@ -90,10 +90,24 @@ def test_pictures_of_unequal_size_are_named_with_a_mend():
     assert (caught.value.key, caught.value.shard) == ("k3", "s.tar")
 
 
-@pytest.mark.parametrize("odd", [None, 3, torch.zeros(3)])
-def test_an_array_among_other_things_is_named(odd):
-    with pytest.raises(SampleError, match="'k1'"):
-        collated("x", [np.zeros(2), odd, np.zeros(2)])
+@pytest.mark.parametrize("odd", [None, 3, torch.zeros(3), "text", [1], {}])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_array_among_other_things_is_named_wherever_it_is(odd, place):
+    for usual in (np.zeros(2), {"a": np.zeros(2)}):
+        values = [usual, usual, usual]
+        values[place] = odd
+        with pytest.raises(SampleError, match=f"'k{place}'|fields in 'x'"):
+            collated("x", values)
+
+
+@pytest.mark.parametrize("field", ["image", "embedding", "keypoints"])
+def test_tensors_that_are_no_arrays_are_named(field):
+    odd = torch.zeros(2, dtype=torch.bfloat16)
+    with pytest.raises(
+        SampleError, match=rf"field '{field}' of sample 'k1' of 's\.tar' is a torch\.bfloat16 tensor"
+    ):
+        collated(field, [torch.zeros(2), odd])
+    assert collated("x", [torch.zeros(2, requires_grad=True)]).tolist() == [[0, 0]]
 
 
 def test_a_missing_field_is_named():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine import FailAt, ResizeByHand, WrongSizeAt, dataset_of, digests, epochs_of
+from engine import FailAt, NoArrayAt, ResizeByHand, WrongSizeAt, dataset_of, digests, epochs_of
 
 import augstream as A
 from augstream.digest import digest
@@ -344,6 +344,18 @@ class TestErrors:
             assert len(keys) == 36
             assert "000011" not in keys
 
+    def test_pictures_that_are_no_arrays_are_named_or_skipped(self, shards, num_workers):
+        stage = NoArrayAt(keys=("000011",))
+        with A.StreamLoader(dataset_of(shards, stage), num_workers=num_workers) as loader:
+            with pytest.raises(
+                SampleError, match=r"'000011' of 'train-.* is a torch\.bfloat16 tensor"
+            ) as caught:
+                list(loader)
+            assert caught.value.key == "000011"
+        with A.StreamLoader(dataset_of(shards, stage, on_error="skip"), num_workers=num_workers) as loader:
+            assert sum(len(batch["__key__"]) for batch in loader) == 36
+            assert loader.stats.skipped == 1
+
     def test_a_batch_of_failures_is_an_error_even_where_failures_are_skipped(self, shards, num_workers):
         keys = tuple(f"{number:06d}" for number in range(37))
         with (
@@ -470,6 +482,18 @@ def keys_and_mean(samples):
     return [sample["__key__"] for sample in samples], torch.stack(
         [torch.from_numpy(sample["image"]).float().mean() for sample in samples]
     )
+
+
+@pytest.mark.processes
+def test_a_batch_that_cannot_leave_its_process_is_told_what_to_do(shards):
+    dataset = dataset_of(shards, collate_fn=lambda samples: (sample["image"] for sample in samples))
+    assert len(list(next(iter(A.StreamLoader(dataset))))) == 4
+    with A.StreamLoader(dataset, num_workers=1) as loader:
+        with pytest.raises(
+            RecipeError, match=r"passed on .*'generator' object; .*workers='thread' or num_workers=0"
+        ):
+            next(iter(loader))
+        assert loader.state_dict()["units"] == 0
 
 
 def test_a_loader_and_its_dataset_pickle_whole_or_say_no(dataset, epochs):

@@ -297,7 +297,12 @@ class _Pickler(pickle.Pickler):
 
 def _has_array(torch: Any, tensor: Any) -> bool:
     """Whether numpy can look at the tensor's memory as it is."""
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.requires_grad:
+    if (
+        tensor.is_nested
+        or tensor.layout is not torch.strided
+        or tensor.device.type != "cpu"
+        or tensor.requires_grad
+    ):
         return False
     return not (tensor.is_conj() or tensor.is_neg() or tensor.dtype is torch.bfloat16)
 

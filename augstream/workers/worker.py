@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..batching import Definition
-from ..errors import WorkerError
+from ..errors import RecipeError, WorkerError
 from ..plan import Topology
 from ..transforms.leaks import private_opencv
 from .channel import Channel, ChannelClosed, is_orphan
-from .slots import Sealed, WorkerSlots, anonymous_file, mapped
+from .slots import Arena, Sealed, WorkerSlots, anonymous_file, mapped
 
 _POLL_S = 1.0
 
@@ -182,7 +182,7 @@ class Worker:
             )
             result.times.transfer = self._sending_ns
             started = perf_counter_ns()
-            sealed = self._slots.seal(result, arena)
+            sealed = self._seal(result, arena)
             self._sending_ns = perf_counter_ns() - started
         except Redirected:
             cells[AT_PLACE] = NOWHERE
@@ -193,6 +193,22 @@ class Worker:
         cells[AT_PLACE] = NOWHERE
         self._credits -= 1
         self._announce(epoch, step, sealed)
+
+    def _seal(self, result: Any, arena: Arena) -> Sealed:
+        try:
+            return self._slots.seal(result, arena)
+        except (
+            AttributeError,
+            TypeError,
+            RuntimeError,
+            pickle.PicklingError,
+        ) as error:  # as pickle and torch say it
+            msg = (
+                f"a batch cannot be passed on by the process that made it: {type(error).__name__}: {error}; let "
+                "transform and collate_fn return arrays, tensors and what pickles, or pass workers='thread' or "
+                "num_workers=0"
+            )
+            raise RecipeError(msg) from error
 
     def _announce(self, epoch: int, step: int, sealed: Sealed) -> None:
         place = (sealed.slot, sealed.offset, sealed.size_bytes)
