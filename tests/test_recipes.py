@@ -15,7 +15,7 @@ from scipy.stats import chisquare
 
 import augstream as A
 from augstream.errors import RecipeError
-from augstream.transforms.operations import Sampling, Sharpness, operation
+from augstream.transforms.operations import Resampling, Sharpness, operation
 from augstream.transforms.recipes import _grades
 
 NUM_CALLS = 3000
@@ -124,7 +124,7 @@ def test_autoaugment_has_the_papers_odds():
 
 
 def test_shears_are_tangents():
-    shear = operation("ShearX", 0.3, Sampling()).init_arguments["shear"]["x"]
+    shear = operation("ShearX", 0.3, Resampling()).init_arguments["shear"]["x"]
     assert math.tan(math.radians(shear[0])) == pytest.approx(0.3)
 
 
@@ -136,7 +136,7 @@ def test_enhancements_are_pillows(factor):
         "Color": ImageEnhance.Color, "Sharpness": ImageEnhance.Sharpness,
     }  # fmt: skip
     for name, enhancer in pairs.items():
-        found = A.Compose([operation(name, factor, Sampling())], seed=0)(image=LARGE)["image"]
+        found = A.Compose([operation(name, factor, Resampling())], seed=0)(image=LARGE)["image"]
         expected = np.asarray(enhancer(picture).enhance(factor))
         assert np.abs(found.astype(int) - expected).max() <= 2, name
 

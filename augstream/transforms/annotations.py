@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError
+from .values import shortened
 
 Array = npt.NDArray[Any]
 ParamsT = TypeVar("ParamsT")
@@ -172,13 +173,13 @@ class AnnotationProcessor(ABC):
         if array.size == 0:
             return np.empty((0, max(self.num_outer, array.shape[1] if array.ndim == 2 else 0))), dtype
         if array.ndim != 2 or array.shape[1] < self.num_outer:
-            msg = f"{self.name} must be rows of at least {self.num_outer} numbers, got {_short(given)}"
+            msg = f"{self.name} must be rows of at least {self.num_outer} numbers, got {shortened(given)}"
             raise RecipeError(msg)
         return array, dtype
 
     def _not_numbers(self, given: Any) -> str:
         return (
-            f"{self.name} must be rows of numbers, all of one length, got {_short(given)}; "
+            f"{self.name} must be rows of numbers, all of one length, got {shortened(given)}; "
             "pass labels in fields of their own, named in label_fields"
         )
 
@@ -231,8 +232,3 @@ def _restored(label: Label, column: Array) -> Any:
     if holds is None:
         return [values[int(row)] for row in rows]
     return list(map(int, rows)) if holds is int else rows
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -73,8 +73,8 @@ class GaussianBlur(ImageOnlyTransform):
         return convolved_both_ways(img, gaussian_kernel(params["sigma"], params["size"]))
 
 
-class Blur(ImageOnlyTransform):
-    """Replace each pixel by the mean of a square around it, of a random odd side; a number v is (3, v)."""
+class _SquareBlur(ImageOnlyTransform):
+    """A blur that sees a square around each pixel, of a random odd side."""
 
     _legacy: ClassVar = {"blur_range": "blur_limit"}
 
@@ -85,6 +85,10 @@ class Blur(ImageOnlyTransform):
     def draw(self, rng: Draws, view: View) -> Params:
         """Draw `kernel`, the side."""
         return {"kernel": draw_odd(rng, self.blur_limit)}
+
+
+class Blur(_SquareBlur):
+    """Replace each pixel by the mean of a square around it, of a random odd side; a number v is (3, v)."""
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The blurred image."""
@@ -92,21 +96,11 @@ class Blur(ImageOnlyTransform):
         return box_blurred(img, params["kernel"])
 
 
-class MedianBlur(ImageOnlyTransform):
+class MedianBlur(_SquareBlur):
     """Replace each pixel by the median of a square around it, of a random odd side; a number v is (3, v).
 
     A float32 image goes through uint8 and back.
     """
-
-    _legacy: ClassVar = {"blur_range": "blur_limit"}
-
-    def __init__(self, blur_limit: IntRange | int = (3, 7), p: float = 0.5) -> None:
-        super().__init__(p)
-        self.blur_limit = odd_range(self, "blur_limit", blur_limit)
-
-    def draw(self, rng: Draws, view: View) -> Params:
-        """Draw `kernel`, the side."""
-        return {"kernel": draw_odd(rng, self.blur_limit)}
 
     def apply(self, img: Array, **params: Any) -> Array:
         """The blurred image."""

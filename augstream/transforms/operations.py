@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .call import View
 
 
-class Sampling(NamedTuple):
+class Resampling(NamedTuple):
     """How the geometric operations resample, and what they fill with."""
 
     interpolation: int = cv2.INTER_LINEAR
@@ -79,16 +79,16 @@ def _jitter(**factors: float) -> BasicTransform:
     return ColorJitter(**{**still, **{name: (factor, factor) for name, factor in factors.items()}})
 
 
-def _moved(sampling: Sampling, **arguments: Any) -> BasicTransform:
+def _moved(sampling: Resampling, **arguments: Any) -> BasicTransform:
     return Affine(**arguments, **sampling._asdict(), p=1)
 
 
-def _sheared(sampling: Sampling, x: float, y: float) -> BasicTransform:
+def _sheared(sampling: Resampling, x: float, y: float) -> BasicTransform:
     x, y = math.degrees(math.atan(x)), math.degrees(math.atan(y))
     return _moved(sampling, shear={"x": (x, x), "y": (y, y)})
 
 
-def _shifted(sampling: Sampling, unit: str, x: float, y: float) -> BasicTransform:
+def _shifted(sampling: Resampling, unit: str, x: float, y: float) -> BasicTransform:
     return _moved(sampling, **{unit: {"x": (x, x), "y": (y, y)}})
 
 
@@ -96,7 +96,7 @@ def _posterized(bits: float) -> BasicTransform:
     return NoOp(p=1) if bits >= 8 else Posterize(int(bits), p=1)
 
 
-_MAKERS: Mapping[str, Callable[[float, Sampling], BasicTransform]] = {
+_MAKERS: Mapping[str, Callable[[float, Resampling], BasicTransform]] = {
     "Identity": lambda _, __: NoOp(p=1),
     "AutoContrast": lambda _, __: AutoContrast(method="pil", p=1),
     "Equalize": lambda _, __: Equalize(mode="pil", p=1),
@@ -119,7 +119,7 @@ ENHANCEMENTS = ("Brightness", "Color", "Contrast", "Sharpness")
 UNGRADED = ("Identity", "AutoContrast", "Equalize", "Invert")
 
 
-def operation(name: str, strength: float, sampling: Sampling) -> BasicTransform:
+def operation(name: str, strength: float, sampling: Resampling) -> BasicTransform:
     """The operation `name` at `strength`, as a transform with p=1."""
     return _MAKERS[name](strength, sampling)
 
@@ -135,7 +135,7 @@ Choice = tuple[str, float]  # a name, and a strength
 class Operations(Sequence[BasicTransform]):
     """Operations to choose from, made when they are first looked at."""
 
-    def __init__(self, choices: Sequence[Choice], sampling: Sampling) -> None:
+    def __init__(self, choices: Sequence[Choice], sampling: Resampling) -> None:
         self.choices = tuple(choices)
         self.sampling = sampling
 
@@ -152,7 +152,7 @@ class Operations(Sequence[BasicTransform]):
 class _OneOperation(BaseCompose):
     """With probability `p`, one of several operations, evenly chosen, at one of its strengths, evenly chosen."""
 
-    def __init__(self, graded: Mapping[str, Sequence[float]], sampling: Sampling, p: float = 1.0) -> None:
+    def __init__(self, graded: Mapping[str, Sequence[float]], sampling: Resampling, p: float = 1.0) -> None:
         super().__init__((), p)
         self._groups: list[range] = []
         choices: list[Choice] = []
@@ -175,6 +175,6 @@ class _OneOperation(BaseCompose):
         self._operations[ordinal].run(call, child_slot(slot, ordinal), force=True)
 
 
-def one_operation(graded: Mapping[str, Sequence[float]], sampling: Sampling, p: float = 1.0) -> BaseCompose:
+def one_operation(graded: Mapping[str, Sequence[float]], sampling: Resampling, p: float = 1.0) -> BaseCompose:
     """A node that runs one of the operations: names, each with the strengths that it may come at."""
     return _OneOperation(graded, sampling, p)

@@ -20,7 +20,7 @@ from .arguments import INTERPOLATIONS, Fill, fill_value, integer, number, one_of
 from .base import Array, ImageOnlyTransform, NoOp, Params
 from .composition import OneOf, Sequential
 from .node import BaseCompose
-from .operations import ENHANCEMENTS, UNGRADED, Sampling, one_operation, operation
+from .operations import ENHANCEMENTS, UNGRADED, Resampling, one_operation, operation
 from .tables import check_dtype
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ _RANDOM = (
 
 def _sampling(
     owner: object, interpolation: int, mask_interpolation: int, fill: Fill, fill_mask: Fill
-) -> Sampling:
-    return Sampling(
+) -> Resampling:
+    return Resampling(
         one_of(owner, "interpolation", interpolation, INTERPOLATIONS),
         one_of(owner, "mask_interpolation", mask_interpolation, INTERPOLATIONS),
         fill_value(owner, "fill", fill),

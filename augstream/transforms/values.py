@@ -51,7 +51,7 @@ def encode(value: Any, where: str, *, plain: bool = False, other: Encoder | None
     if other is not None:
         return other(value, where)
     msg = (
-        f"{where} is a {type(value).__name__}, which can't be written as data: {_short(value)}; "
+        f"{where} is a {type(value).__name__}, which can't be written as data: {shortened(value)}; "
         "numbers, strings, lists, tuples, dicts, bytes and numpy arrays can"
     )
     raise RecipeError(msg)
@@ -71,7 +71,7 @@ def decode(value: Any, where: str, *, other: Decoder | None = None) -> Any:
     try:
         return _decode_tagged(tags[0], value, where, other)
     except (KeyError, ValueError, TypeError, OverflowError) as error:
-        msg = f"{where} is not what augstream writes: {_short(value)} ({error})"
+        msg = f"{where} is not what augstream writes: {shortened(value)} ({error})"
         raise RecipeError(msg) from error
 
 
@@ -133,6 +133,7 @@ def _decode_array(content: Any, dtype: Any, shape: Any) -> Any:
     return array.reshape([int(length) for length in shape])
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as messages quote it."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
