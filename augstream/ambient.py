@@ -26,7 +26,7 @@ class GlobalGenerators:
 
     What code draws from them inside follows from the key alone. torch's is lent where torch is loaded. A context costs
     about 40 µs, a move to another key inside it 10. Not promised: OpenCV's generator, which cannot be read; CUDA's;
-    sense, where two threads are in such contexts at once.
+    anything where two threads are in such contexts at once.
 
     >>> lent = GlobalGenerators()
     >>> with lent.at(b"0123456789abcdef"):

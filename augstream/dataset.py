@@ -229,7 +229,7 @@ class StreamDataset(BatchDataset):
     dataset is an epoch, in the main process and in ``DataLoader(dataset, batch_size=None, num_workers=n)``,
     which gives the same batches for every n; each further pass is the next epoch.
 
-    Not promised: sense, where two loaders run over one dataset object at the same time (see `EpochBoard`);
+    Not promised: anything where two loaders run over one dataset object at the same time (see `EpochBoard`);
     a position in mid-epoch of a stock DataLoader's workers, which only the consumer knows: see
     `state_dict`.
     """

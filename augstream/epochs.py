@@ -60,7 +60,7 @@ class EpochBoard:
     it). Survives fork, spawn and forkserver; an ordinary pickle or copy is a board of its own, at the same
     place.
 
-    Not promised: sense, where two loaders run over one dataset object at the same time, or where
+    Not promised: anything where two loaders run over one dataset object at the same time, or where
     `set_epoch` is called while a pass is starting.
 
     >>> board = EpochBoard()

@@ -51,7 +51,7 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
     `augment` follows.
 
     Not promised: that stages which do not end in `batched` can be resumed in mid-epoch where they drop samples;
-    sense, where ``with_epoch`` or ``repeat`` is resumed in mid-epoch.
+    anything where ``with_epoch`` or ``repeat`` is resumed in mid-epoch.
     """
 
     def __init__(

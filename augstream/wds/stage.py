@@ -68,7 +68,7 @@ def augment(
     visit draws other numbers; counting them costs 12 bytes for each sample of the epoch.
 
     Not promised: anything about the order, which is the pipeline's; `check` says what of it is left to chance. Nor
-    sense, where one stage object is in two pipelines, or in two loaders that run at the same time.
+    anything where one stage object is in two pipelines, or in two loaders that run at the same time.
     """
     return Augment(transform, seed, fields, scope, name, handler, max_pixels, strict=strict)
 
