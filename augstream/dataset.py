@@ -203,13 +203,15 @@ class Pass(Iterator[Any]):
 class StreamDataset(BatchDataset):
     """Batches of augmented samples from tar shards, as a pure function of (shards, seed, recipe, epoch).
 
-    shards: a path, brace pattern, glob or directory, a list of these, or an index.
-    transform: a `Compose`, a function ``f(sample, rng)``, or None.
+    shards: a path, URL, brace pattern, glob, directory, manifest or offset tables (see `build_index`), a list of
+        these, or an index.
+    transform: a `Compose`, a function or another library's transform (see `foreign.adapt`), or None.
     batch_size, seed, shuffle, window, lanes, unit, drop_last, tail: the order; see `Recipe`;
         lanes are 8, and 1 with shuffle=False, where they are left out.
     fields: which members become which fields of a sample, and how; see `Fields`.
     scope: what a sample's randomness depends on besides its key: the shard, the worker (lane) that owns the
-        shard, and the epoch. Leave out "epoch" to augment each sample the same in every epoch.
+        shard, and the epoch. Leave out "worker" and "epoch" to augment each sample the same in
+        every epoch; "epoch" alone is not enough where shards are shuffled, for then their lanes change.
     on_error: "raise" the error of a sample that fails, or "skip" the sample: its batch is shorter, nothing
         else moves, and the log says so once a shard.
     collate_fn: makes the batch of a list of samples; see `collate`.

@@ -25,7 +25,7 @@ class Mixture(BatchDataset):
         nor their batch sizes and ranks where the mixture has its own.
     weights: one positive number a dataset. by: "samples", for shares of the stream (``{"a": 3, "b": 1}``:
         three units of a for one of b), or "epochs", for how often each sample of a dataset is seen while the
-        others are seen so often as their weights say.
+        others are seen as often as their weights say.
     seed: of the deal alone. What comes when within a dataset, and how it is augmented, follows from its own.
     batch_size: of the datasets, if it is left out. drop_last, tail: as for one stream.
     epochs: 1 for passes of `epoch_units` units each; None for one pass without end, as for training by steps.

@@ -57,7 +57,7 @@ class Stream:
         if isinstance(self.scope, str) or not {"shard"} <= set(self.scope) <= set(FULL_SCOPE):
             msg = (
                 f"scope must hold 'shard', and may hold 'worker' and 'epoch', got {self.scope!r}; "
-                "leave out 'epoch' to augment each sample the same in every epoch"
+                "leave out 'worker' and 'epoch' to augment each sample the same in every epoch"
             )
             raise RecipeError(msg)
         if self.on_error not in {"raise", "skip"}:

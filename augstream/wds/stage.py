@@ -55,7 +55,8 @@ def augment(
     fields: which members go in as which targets, and come back augmented: ``{"image": "jpg;png", "mask": "seg.png",
         "bboxes": "json:boxes"}``; a list of members where the target is a list. Left out: the image.
     scope: what the numbers depend on besides the key, out of "shard", "worker" (``rank * num_workers + worker``) and
-        "epoch". Without "worker": the same for any number of workers. Without "epoch": the same in each.
+        "epoch". Without "worker": the same for any number of workers. Without both: the
+        same in each epoch.
     name: sets this stage's draws apart from those of another with the same seed in the same pipeline.
     handler: what to do about a sample that fails, as for webdataset's own stages.
     max_pixels: larger images are refused, where the stage decodes.
