@@ -20,6 +20,13 @@ with its fields and notes, because it may have to cross from a worker process to
 
 from __future__ import annotations
 
+import errno
+
+TOO_MANY_FILES = (
+    "this process has as many files open as it may; raise the limit (ulimit -n), or use fewer workers or a smaller "
+    "prefetch_factor"
+)
+
 
 class AugstreamError(Exception):
     """The root of every error that augstream raises on purpose."""
@@ -80,6 +87,12 @@ class LedgerError(AugstreamError):
 
 class WorkerError(AugstreamError):
     """A worker process was lost and could not be replaced."""
+
+
+def is_of_too_many_files(error: BaseException) -> bool:
+    """Whether `error`, or what it was raised from, is the system's refusal to open more files."""
+    found = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(found, OSError) and found.errno in {errno.EMFILE, errno.ENFILE}
 
 
 class TransformChangedWarning(UserWarning):

@@ -15,7 +15,14 @@ from typing import Any, Literal, Self
 from .batching import Definition, Made
 from .dataset import BatchDataset, SkipLog, as_tensors
 from .device import placed
-from .errors import RecipeError, StateError, TopologyError, WorkerError
+from .errors import (
+    TOO_MANY_FILES,
+    RecipeError,
+    StateError,
+    TopologyError,
+    WorkerError,
+    is_of_too_many_files,
+)
 from .ledgers.ledger import Ledger, header_of, path_of_rank
 from .order import check_count
 from .ranks import Standing, assert_in_step
@@ -275,7 +282,14 @@ class StreamLoader:
 
     def _next(self) -> Any:
         started = perf_counter()
-        made = self._take()
+        try:
+            made = self._take()
+        except OSError as error:
+            if not is_of_too_many_files(error):
+                raise
+            self.close()
+            msg = f"no batch could be had: {TOO_MANY_FILES}"
+            raise WorkerError(msg) from error
         self._note(made)
         self._step += 1
         self._num_delivered += 1

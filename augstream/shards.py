@@ -12,15 +12,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import IndexFileError, RecipeError, SampleError, ShardError
+from .errors import IndexFileError, RecipeError, SampleError, ShardError, is_of_too_many_files
 from .index import Int64s, SampleTable, ShardIndex
 from .sources.cache import CachedShard, RemoteShards, Wanted
+from .sources.recent import Recent
 from .sources.remote import Remote, RemoteFile, Status, local_path, shard_name
 from .tars.indexfile import ROW, Entry, decode_table, open_regular, read_blob, read_entries
 from .tars.scan import open_shard, scan_file
@@ -36,40 +37,8 @@ _NO_CHECKSUMS = (
     "run augstream index --checksums, or build_index(..., checksums=True)"
 )
 
-_V = TypeVar("_V")
 RawSample = dict[str, Any]
 """``__key__`` and ``__url__`` (str), then each member's bytes under its suffix, in file order."""
-
-
-class _Recent(Generic[_V]):
-    """The values used last, dropped when their weights together pass a limit.
-
-    Threads may share it, and it holds no lock, which a fork could inherit locked: each use of the dict below is one
-    step of the interpreter's own, and what another thread does between two of them costs at most a second load. An
-    `OrderedDict` does not serve: its order and its items part company, or it crashes, when threads meet in it.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._values: dict[int, tuple[_V, int]] = {}  # the one used last comes last
-
-    def recall(self, key: int) -> _V | None:
-        found = self._values.pop(key, None)
-        if found is None:
-            return None
-        self._values[key] = found
-        return found[0]
-
-    def keep(self, key: int, value: _V, weight: int) -> None:
-        self._values.pop(key, None)
-        self._values[key] = value, weight
-        while len(values := self._values.copy()) > 1 and sum([w for _, w in values.values()]) > self._limit:
-            self._values.pop(next(iter(values)), None)
-
-    def forget(self, condition: Callable[[_V], bool]) -> None:
-        for key, (value, _) in self._values.copy().items():
-            if condition(value):
-                self._values.pop(key, None)
 
 
 class TableStore:
@@ -92,7 +61,7 @@ class TableStore:
     ) -> None:
         self._rows, self._file_ids, self._files, self._blobs = rows, file_ids, tuple(files), dict(blobs)
         self.remote, self._base = remote, base
-        self._recent: _Recent[SampleTable] = _Recent(_MAX_CACHED_SAMPLES)
+        self._recent: Recent[SampleTable] = Recent(_MAX_CACHED_SAMPLES)
 
     @classmethod
     def of(cls, places: Sequence[tuple[Entry, Path | bytes]], remote: Remote, base: str = "") -> TableStore:
@@ -181,7 +150,9 @@ def _blob_moved(path: Path, name: str, old: Entry) -> bytes | None:
     """The bytes of a table, if the index file was written anew since `old` was read."""
     try:
         new = read_entries(path).get(name)
-    except (OSError, IndexFileError):
+    except (OSError, IndexFileError) as error:
+        if is_of_too_many_files(error):
+            raise
         return None
     same = new is not None and new.digest == old.digest and new.checksums >= old.checksums
     return _blob_in(path, new) if same and new is not None else None
@@ -191,7 +162,9 @@ def _blob_in(path: Path, entry: Entry) -> bytes | None:
     try:
         with open_regular(path) as file:
             return read_blob(file, entry)
-    except OSError:
+    except OSError as error:
+        if is_of_too_many_files(error):
+            raise
         return None
 
 
@@ -273,7 +246,7 @@ class ShardReader:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._open: _Recent[_LocalShard | CachedShard | RemoteFile] = _Recent(self._max_open)
+        self._open: Recent[_LocalShard | CachedShard | RemoteFile] = Recent(self._max_open)
         self._remote: RemoteShards | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -290,6 +263,14 @@ class ShardReader:
         """
         if os.getpid() != self._pid:  # a fork: connections to servers, and threads, are not inherited
             self._start()
+        try:
+            return self._read_sample(shard, sample)
+        except (OSError, ShardError) as error:
+            if not is_of_too_many_files(error) or not self._open.forget(lambda _: True):
+                raise
+        return self._read_sample(shard, sample)  # with files to spare, which the reader itself had kept open
+
+    def _read_sample(self, shard: int, sample: int) -> RawSample:
         table = self.index.table(shard)
         members = table.members(sample)
         file = self._open.recall(shard) or self._open_shard(shard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -174,6 +175,33 @@ def test_a_broken_ledger_is_refused_and_left_alone(shards, whole, tmp_path):
     with pytest.raises(LedgerError, match="no ledger"):
         run(dataset_of(shards), path)
     assert path.read_bytes() == b"a letter to somebody"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("", "Is a directory; name a file"), ("none/run.ledger", "No such file")]
+)
+def test_a_ledger_that_cannot_be_opened_is_an_error(shards, tmp_path, name, said):
+    loader = A.StreamLoader(dataset_of(shards), ledger=tmp_path / name)
+    with pytest.raises(LedgerError, match=f"the ledger cannot be opened: {said}"):
+        next(iter(loader))
+    assert loader.state_dict()["units"] == 0
+
+
+def test_a_ledger_without_room_loses_nothing(shards, whole, tmp_path):
+    path = tmp_path / "run.ledger"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with A.StreamLoader(dataset_of(shards), ledger=path) as loader:
+        next(iter(loader))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, limits[1]))
+        try:
+            with pytest.raises(LedgerError, match="the ledger cannot be written: File too large; make room"):
+                next(iter(loader))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        for _ in range(2):
+            for _ in loader:
+                pass
+    assert path.read_bytes() == whole.read_bytes()
 
 
 def test_two_loaders_cannot_share_a_ledger(shards, tmp_path):

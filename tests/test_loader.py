@@ -239,6 +239,56 @@ def test_a_loader_that_is_dropped_takes_its_workers_with_it(dataset):
     assert not multiprocessing.active_children()
 
 
+FILES = """
+import os, resource, sys
+import augstream as A
+from augstream.errors import WorkerError
+from engine import dataset_of, digests
+
+with A.StreamLoader(dataset_of(sys.argv[1:]), num_workers=2, prefetch_factor=4) as loader:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, limits[1]))
+    try:
+        next(iter(loader))
+    except WorkerError as error:
+        print(error)
+    print(loader.worker_pids, loader.state_dict()["units"])
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    print(len(digests(loader)))
+"""
+
+
+@pytest.mark.processes
+def test_too_few_files_are_told_what_to_do(shards, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(FILES)
+    said, after, whole = run_script(script, *shards).splitlines()
+    assert "no batch could be had: this process has as many files open as it may; raise the limit" in said
+    assert (after, whole) == ("[] 0", "10")
+
+
+def stream_as_a_daemon(dataset, answers):
+    for workers in ("process", "thread"):
+        try:
+            answers.send(digests(A.StreamLoader(dataset, num_workers=1, workers=workers)))
+        except RecipeError as error:
+            answers.send(str(error))
+
+
+@pytest.mark.processes
+def test_a_daemon_is_told_how_to_do_without_processes(dataset, epochs):
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    context.Process(target=stream_as_a_daemon, args=(dataset, theirs), daemon=True).start()
+    theirs.close()
+    assert (
+        "is a daemon, to which multiprocessing allows no worker processes: pass num_workers=0" in ours.recv()
+    )
+    assert ours.recv() == epochs[0]
+
+
 def go_on_and_close(loader, answers):
     signal.alarm(60)  # a child that hangs ends, and its parent sees no answer
     answers.send((digests(loader), loader.worker_pids))

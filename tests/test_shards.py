@@ -3,6 +3,9 @@
 import io
 import os
 import pickle
+import re
+import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -85,6 +88,36 @@ def test_few_shards_stay_open(index):
             assert num_open() <= before + 2
     del reader
     assert num_open() == before
+
+
+SPARE = """
+import resource, sys
+from augstream.errors import ShardError
+from augstream.indexing import build_index
+from augstream.shards import ShardReader
+
+index = build_index(sys.argv[1], cache_dir=sys.argv[2])
+reader = ShardReader(index)
+first = reader.read(0, 0)
+used = max(reader._open.recall(0)._fd, 3) + 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (used, used))
+print([len(reader.read(shard, 0)["jpg"]) for shard in (1, 2, 3, 4, 0)], reader.read(0, 0) == first)
+try:
+    ShardReader(index).read(1, 0)
+except (OSError, ShardError) as error:
+    print(error)
+"""
+
+
+@pytest.mark.usefixtures("index")
+def test_a_reader_closes_what_it_keeps_open_where_no_more_files_may_be(tmp_path):
+    arguments = [sys.executable, "-c", SPARE, str(tmp_path), str(tmp_path / "cache")]
+    run = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stderr == ""
+    assert run.stdout.splitlines()[0] == "[300, 300, 300, 300, 300] True"
+    assert re.search(
+        r"s1\.tar: the shard cannot be opened: Too many open files; .*raise the limit", run.stdout
+    )
 
 
 def test_a_reader_pickles_without_what_it_has_open(index):

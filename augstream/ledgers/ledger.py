@@ -256,7 +256,14 @@ class Ledger:
 
     def _open(self) -> None:
         """Open or make the file, and cut a torn line off."""
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            msg = (
+                f"{self.path}: the ledger cannot be opened: {error.strerror}; name a file, in a folder that is there "
+                "and may be written to"
+            )
+            raise LedgerError(msg) from error
         reader = Reader(self.path)
         for line in reader:
             self._last = max(self._last, line.place)
@@ -276,7 +283,13 @@ class Ledger:
     def _append(self, text: bytes) -> None:
         if self._file is None:
             return
-        written = os.write(self._file, text)
+        try:
+            written = os.write(self._file, text)
+        except OSError as error:
+            msg = (
+                f"{self.path}: the ledger cannot be written: {error.strerror}; make room, then iterate again"
+            )
+            raise LedgerError(msg) from error
         self._end_bytes += len(text)
         if written != len(text) or os.lseek(self._file, 0, os.SEEK_CUR) != self._end_bytes:
             msg = (

@@ -26,7 +26,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ShardError
+from ..errors import TOO_MANY_FILES, ShardError, is_of_too_many_files
 from ..index import SampleTable
 from .walk import ReadAt, TarWalk
 
@@ -58,7 +58,8 @@ def open_shard(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        msg = f"{path}: the shard cannot be opened: {error.strerror}; check the path and its permissions"
+        mend = TOO_MANY_FILES if is_of_too_many_files(error) else "check the path and its permissions"
+        msg = f"{path}: the shard cannot be opened: {error.strerror}; {mend}"
         raise ShardError(msg) from error
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):

@@ -14,7 +14,7 @@ import socket
 from multiprocessing.util import register_after_fork
 from typing import Any
 
-from ..errors import WorkerError
+from ..errors import TOO_MANY_FILES, WorkerError
 
 _MAX_MESSAGE_BYTES = 1 << 17
 
@@ -77,10 +77,7 @@ class Channel:
             if not packet or flags & socket.MSG_TRUNC:
                 raise ChannelClosed
             if flags & socket.MSG_CTRUNC:
-                msg = (
-                    "a worker's memory could not be received: this process has as many files open as it may; "
-                    "raise the limit (ulimit -n), or use fewer workers or a smaller prefetch_factor"
-                )
+                msg = f"a worker's memory could not be received: {TOO_MANY_FILES}"
                 raise WorkerError(msg)
             return pickle.loads(packet), descriptors[0] if descriptors else None  # noqa: S301  # our own process's
 

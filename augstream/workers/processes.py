@@ -7,7 +7,7 @@ import pickle
 import signal
 from multiprocessing import forkserver, reduction, resource_tracker
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, current_process
 from typing import Any
 
 from ..batching import Definition
@@ -61,8 +61,16 @@ def start(
 ) -> tuple[BaseProcess, Channel]:
     """Start worker `number` of a stream; return its process, and our end of the channel to it.
 
-    Raises `RecipeError` if the start method has to pickle the stream, and cannot.
+    Raises `RecipeError` if the start method has to pickle the stream, and cannot, and in processes that may have no
+    children.
     """
+    if current_process().daemon:
+        msg = (
+            f"{current_process().name} is a daemon, to which multiprocessing allows no worker processes: pass "
+            "num_workers=0 or workers='thread', or start it with daemon=False (torch.multiprocessing.spawn) or by a "
+            "concurrent.futures.ProcessPoolExecutor in place of a multiprocessing.Pool"
+        )
+        raise RecipeError(msg)
     for _ in range(_MAX_TRIES):
         try:
             return _start_once(context, stream, topology, number)
