@@ -53,6 +53,7 @@ class BatchDataset(IterableDataset[Any]):
         self._board.share()
         self._skips: tuple[tuple[str, str], ...] = ()
         self._position: tuple[int, int] | None = None
+        self._beginning = (0, 0)
         self.stream.plan(self.topology())  # refuses an epoch of nothing now, and not in a worker
 
     @property
@@ -120,6 +121,13 @@ class BatchDataset(IterableDataset[Any]):
         """
         if self._board.next_pass[0] != epoch:
             self._board.set_epoch(epoch)
+        self._beginning = (epoch, 0)
+
+    @property
+    def beginning(self) -> tuple[tuple[int, int], tuple[tuple[str, str], ...]]:
+        """((epoch, units delivered), samples left out) where a new `StreamLoader` begins: as `set_epoch` or
+        `load_state_dict` told last, whatever passes there were since."""
+        return self._beginning, self._skips
 
     def state_dict(self, *, epoch: int | None = None, num_batches: int | None = None) -> dict[str, Any]:
         """The place after `num_batches` batches of `epoch`, on every rank, as JSON-able data.
@@ -145,6 +153,7 @@ class BatchDataset(IterableDataset[Any]):
         self._skips = loaded.skipped
         self._position = None
         self._board.set_epoch(loaded.epoch, loaded.units)
+        self._beginning = (loaded.epoch, loaded.units)
 
     def state_at(self, epoch: int, units: int, skips: tuple[tuple[str, str], ...]) -> StreamState:
         """The state of this stream at a place."""

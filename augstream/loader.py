@@ -69,7 +69,8 @@ class StreamLoader:
 
     ``for batch in loader`` runs the rest of the current epoch, then `epoch` is the next one. The batches
     are the same for any number of workers, prefetch factor and start method. `state_dict()` is exact after
-    any batch, and may be loaded under another number of workers, ranks, or, with `unit`, batch size.
+    any batch, and may be loaded under another number of workers, ranks, or, with `unit`, batch size. A new
+    loader begins where the dataset's `set_epoch` or `load_state_dict` told, else at epoch 0.
 
     dataset: a `StreamDataset`, a `Mixture`, or an ``augstream.wds.WebDataset`` with the stages behind it.
     num_workers: 0 computes in this process. prefetch_factor: batches made ahead by each worker; the workers
@@ -139,9 +140,9 @@ class StreamLoader:
         self._source: Source | None = None
         self._source_pid = 0  # of the process whose workers they are
         self._begun = False
-        self._skips: tuple[tuple[str, str], ...] = ()
+        place, self._skips = dataset.beginning
         self._moves = 0
-        self._begin_at(0, 0)
+        self._begin_at(*place)
 
     @property
     def num_workers(self) -> int:

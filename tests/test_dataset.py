@@ -115,6 +115,22 @@ def test_states_of_loop_stock_loader_and_stream_loader_are_one(dataset, epochs):
     assert digests(dataset) == epochs[1]
 
 
+def test_a_stream_loader_begins_where_its_dataset_was_told_to(dataset, epochs, shards):
+    state = dataset.state_dict(epoch=1, num_batches=3) | {"skipped": [["no.tar", "none"]]}
+    other = dataset_of(shards)
+    other.load_state_dict(state)
+    for told in (other, pickle.loads(pickle.dumps(other))):  # noqa: S301  # our own bytes
+        loader = A.StreamLoader(told)
+        assert loader.state_dict() == state
+        assert digests(loader) == epochs[1][3:]
+    next(iter(other))  # a look at a batch moves no loader
+    assert A.StreamLoader(other).state_dict() == state
+    for epoch in (1, 2):
+        other.set_epoch(epoch)
+        assert A.StreamLoader(other).epoch == epoch
+    assert A.StreamLoader(dataset).epoch == 0
+
+
 def test_a_state_at_the_end_of_an_epoch_is_the_start_of_the_next(dataset, epochs):
     dataset.load_state_dict(dataset.state_dict(epoch=0, num_batches=10))
     assert digests(dataset) == epochs[1]
