@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import RecipeError, TopologyError
+from .mixing import MixtureRecipe
 from .order import Recipe, Tail, check_count
 
 # The units of an epoch that never ends, as of a mixture for step-based training: a plan of it has steps for ages.
@@ -77,8 +78,15 @@ class Plan:
     @classmethod
     def of(cls, recipe: Recipe, total: int, topology: Topology = Topology(), start_unit: int = 0) -> Plan:
         """The plan of an epoch of `total` samples under `recipe`."""
+        return cls.of_units(recipe, recipe.num_units(total), topology, start_unit)
+
+    @classmethod
+    def of_units(
+        cls, recipe: Recipe | MixtureRecipe, num_units: int, topology: Topology, start_unit: int = 0
+    ) -> Plan:
+        """The plan of an epoch of `num_units` units under `recipe`."""
         return cls(
-            num_units=recipe.num_units(total),
+            num_units=num_units,
             unit=recipe.samples_per_unit,
             batch_size=recipe.batch_size,
             drop_last=recipe.drop_last,

@@ -288,16 +288,8 @@ class MixtureStream:
 
     def plan(self, topology: Topology, start_unit: int = 0) -> Plan:
         """Who computes what, of an epoch from `start_unit` on; the same for every epoch."""
-        recipe = self.recipe
-        return Plan(
-            num_units=UNENDING if self.unending else self.epoch_units,
-            unit=recipe.samples_per_unit,
-            batch_size=recipe.batch_size,
-            drop_last=recipe.drop_last,
-            tail=recipe.tail,
-            topology=topology,
-            start_unit=start_unit,
-        )
+        num_units = UNENDING if self.unending else self.epoch_units
+        return Plan.of_units(self.recipe, num_units, topology, start_unit)
 
     def batch(self, epoch: int, units: range) -> Any:
         """The batch of the canonical units `units` of `epoch`, with numpy arrays, computed here and now."""
