@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import cv2
 import numpy as np
 import pytest
@@ -53,11 +55,57 @@ from augstream.transforms.canvas import Canvas
         (lambda: A.Normalize(mean=(0.1, 0.2), std=(1, 1, 1)), "one number, or 2"),
         (lambda: A.Normalize(normalization="none"), "one of 'standard'"),
         (lambda: A.ToFloat(max_value=0), "greater than 0"),
+        (lambda: A.Posterize(num_bits=[]), "num_bits must be a number or a pair of numbers, got \\[\\]"),
+        (lambda: A.Equalize(mask="x"), "an array of numbers or booleans, or a function"),
+        (lambda: A.Equalize(mask_params="mask"), "a list of the names of targets, got 'mask'"),
+        (lambda: A.Equalize(by_channels="false"), "by_channels must be True or False, got 'false'"),
+        (lambda: A.LongestMaxSize(max_size_hw=224), "a pair \\(height, width\\)"),
+        (lambda: A.Affine(1, fit_output=2), "Affine: fit_output must be True or False, got 2"),
+        (lambda: A.Compose([], strict="no"), "strict must be True or False, got 'no'"),
+        (lambda: A.BboxParams("coco", clip="no"), "clip must be True or False, got 'no'"),
+        (lambda: A.KeypointParams("xy", remove_invisible=None), "must be True or False, got None"),
+        (lambda: A.Pad(1, fill=()), "fill must be a number, or one number for each channel, got \\(\\)"),
     ],
 )
 def test_bad_arguments_say_what_is_allowed(make, message):
     with pytest.raises(RecipeError, match=message):
         make()
+
+
+def test_no_argument_of_the_wrong_kind_is_an_error_of_another_kind():
+    """Every argument of every transform, made of what configuration files may hold."""
+    needed = {"height": 8, "width": 8, "x_max": 8, "y_max": 8, "size": (8, 8), "min_max_height": (4, 8)}
+    values = [
+        "x",
+        None,
+        -5,
+        0.5,
+        9,
+        [],
+        {},
+        ["a", 1],
+        {"x": 1},
+        [[1, 2], [3]],
+        np.array([1, 2]),
+        float("nan"),
+        object,
+    ]
+    messages = []
+    for cls in [getattr(A, name) for name in A.__all__ if name not in {"Lambda", "testing", "wds"}]:
+        if not (isinstance(cls, type) and issubclass(cls, A.BasicTransform)):
+            continue
+        arguments = inspect.signature(cls).parameters
+        for argument in [*arguments, *cls._legacy]:
+            others = {other: needed[other] for other in arguments if other in needed and other != argument}
+            if "size" in others or argument == "size":
+                others = {other: value for other, value in others.items() if other not in {"height", "width"}}
+            for value in values:
+                try:
+                    cls(**{**others, argument: value})
+                except RecipeError as error:
+                    messages.append(str(error))
+    assert len(messages) > 2000
+    assert all("got" in message for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +247,14 @@ def test_a_mask_that_does_not_fit_is_refused():
     ):
         with pytest.raises(RecipeError, match="does not fit"):
             A.Equalize(mask=mask, by_channels=by_channels, p=1)(image=image)
+
+
+def test_a_mask_of_large_or_small_numbers_is_none_of_zeros():
+    image = np.random.default_rng(0).integers(0, 99, (8, 9, 3), np.uint8)
+    mask = np.random.default_rng(1).integers(0, 2, (8, 9))
+    expected = A.Equalize(mask=mask, p=1)(image=image)["image"]
+    for scale in (256, -1, 0.25):
+        assert np.array_equal(A.Equalize(mask=mask * scale, p=1)(image=image)["image"], expected)
 
 
 def test_a_mask_may_be_a_function():

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError
+from .arguments import check_flag
 from .values import shortened
 
 Array = npt.NDArray[Any]
@@ -52,7 +53,11 @@ class KnownArguments(type):
                 hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
                 msg = f"{cls.__name__}() has no argument {name!r}{hint} (it takes: {', '.join(known)})"
                 raise TypeError(msg)
-        return super().__call__(*args, **kwargs)
+        made = super().__call__(*args, **kwargs)
+        for field in fields(cast(Any, cls)):
+            if field.type == "bool":
+                check_flag(cls.__name__, field.name, getattr(made, field.name))
+        return made
 
 
 def params_from(cls: type[ParamsT], given: ParamsT | Mapping[str, Any] | None) -> ParamsT | None:

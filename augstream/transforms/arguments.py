@@ -102,9 +102,20 @@ def probability(owner: object, p: Any) -> float:
     return float(p)
 
 
+def check_flag(owner: str, name: str, value: Any) -> None:
+    """Raise unless `value` is True or False, or 1 or 0: a "false" that some file's reader left a string is true."""
+    if not isinstance(value, (bool, np.bool_)) and not (is_number(value) and value in {0, 1}):
+        msg = f"{owner}: {name} must be True or False, got {value!r}"
+        raise RecipeError(msg)
+
+
 def one_of(owner: object, name: str, value: Any, allowed: Collection[ChoiceT]) -> ChoiceT:
     """`value`, if it is one of `allowed`."""
-    if isinstance(value, bool) or value not in allowed:
+    try:
+        is_known = value in allowed and not isinstance(value, bool)
+    except (TypeError, ValueError):  # a list has no hash, an array no truth
+        is_known = False
+    if not is_known:
         refuse(owner, name, value, f"one of {', '.join(map(repr, allowed))}")
     return value  # type: ignore[no-any-return]  # it is one of them
 
@@ -117,6 +128,7 @@ def fill_value(owner: object, name: str, value: Any) -> Fill:
         return _plain(value)
     if (
         isinstance(value, (Sequence, np.ndarray))
+        and len(value)
         and not isinstance(value, str)
         and all(map(is_number, value))
     ):

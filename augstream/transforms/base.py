@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ..errors import RecipeError
 from ..seeding import Draws
-from .arguments import probability
+from .arguments import check_flag, probability
 
 if TYPE_CHECKING:
     import random
@@ -69,6 +69,8 @@ class TransformMeta(ABCMeta):
         signature = _signature(cls)
         _check_arguments(cls.__name__, signature, kwargs, legacy)
         bound = signature.bind(*args, **kwargs)
+        for name in _flags(cls) & bound.arguments.keys():
+            check_flag(cls.__name__, name, bound.arguments[name])
         instance = super().__call__(*args, **kwargs)
         bound.apply_defaults()
         arguments = dict(bound.arguments)
@@ -89,6 +91,18 @@ def _signature(cls: type) -> inspect.Signature:
         found = inspect.Signature(parameters)
         cls._init_signature = found  # type: ignore[attr-defined]  # a cache on the class, made once
     return cast(inspect.Signature, found)
+
+
+def _flags(cls: type) -> frozenset[str]:
+    """The arguments of a constructor of ours that are True or False."""
+    found = cls.__dict__.get("_init_flags")
+    if found is None:
+        init: Any = cls.__init__  # type: ignore[misc]  # we want this very class's own
+        is_ours = init.__module__.startswith(__package__)
+        parameters = _signature(cls).parameters.values() if is_ours else ()
+        found = frozenset(parameter.name for parameter in parameters if parameter.annotation == "bool")
+        cls._init_flags = found  # type: ignore[attr-defined]  # a cache on the class, made once
+    return cast(frozenset[str], found)
 
 
 def _check_arguments(

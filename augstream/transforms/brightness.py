@@ -237,7 +237,7 @@ class Posterize(TableTransform):
 
     def _parsed(self, num_bits: Any) -> tuple[int, int] | list[tuple[int, int]]:
         if isinstance(num_bits, (list, tuple)) and (
-            len(num_bits) > 2 or isinstance(num_bits[0], (list, tuple))
+            len(num_bits) > 2 or isinstance(next(iter(num_bits), None), (list, tuple))
         ):
             return [self._bits(bits) for bits in num_bits]
         return self._bits(num_bits)

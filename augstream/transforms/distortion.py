@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KeypointMethod = Literal["direct", "mask"]
 Maps = tuple[Array, Array]
 
-_LEGACY = {"value": "fill", "mask_value": "fill_mask", "distort_range": "distort_limit"}
+_LEGACY = {"value": "fill", "mask_value": "fill_mask"}
 
 
 class _Distortion(WarpTransform):
@@ -154,7 +154,7 @@ class OpticalDistortion(_Distortion):
     1 at the farthest corner).
     """
 
-    _legacy: ClassVar[Mapping[str, str]] = _LEGACY
+    _legacy: ClassVar[Mapping[str, str]] = {**_LEGACY, "distort_range": "distort_limit"}
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class GridDistortion(_Distortion):
     outside of the image.
     """
 
-    _legacy: ClassVar[Mapping[str, str]] = _LEGACY
+    _legacy: ClassVar[Mapping[str, str]] = {**_LEGACY, "distort_range": "distort_limit"}
 
     def __init__(
         self,

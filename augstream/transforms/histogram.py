@@ -6,7 +6,7 @@ uint8 and back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import cv2
@@ -87,6 +87,11 @@ class Equalize(ImageOnlyTransform):
         super().__init__(p)
         self.mode = one_of(self, "mode", mode, _EQUALIZERS)
         self.by_channels = by_channels
+        is_array = isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf"
+        if mask is not None and not callable(mask) and not is_array:
+            refuse(self, "mask", mask, "an array of numbers or booleans, or a function that returns one")
+        if isinstance(mask_params, str) or not isinstance(mask_params, Collection):
+            refuse(self, "mask_params", mask_params, "a list of the names of targets")
         self.mask = mask
         self.mask_params = tuple(mask_params)
 
@@ -112,7 +117,7 @@ class Equalize(ImageOnlyTransform):
         grey = check_grey_or_rgb(self, img.shape)
         mask = params.get("mask") if callable(self.mask) else self.mask
         if mask is not None:
-            mask = np.asarray(mask).astype(np.uint8)
+            mask = (np.asarray(mask) != 0).astype(np.uint8)
             self._check_mask(img.shape, mask.shape)
         if grey:
             plane = img.reshape(img.shape[:2])

@@ -34,11 +34,17 @@ def filled(image: Array, holes: Iterable[Hole], fill: Fill) -> Array:
     numbers = fill if isinstance(fill, tuple) else (fill,)
     num_channels = image.shape[2] if image.ndim == 3 else 1
     if len(numbers) not in {1, num_channels}:
-        msg = f"a fill of {len(numbers)} numbers, {fill!r}, was given for an image of {num_channels} channels"
+        msg = (
+            f"a fill of {len(numbers)} numbers, {fill!r}, was given for an image of {num_channels} channels; "
+            "give one number for each, or one for all"
+        )
         raise RecipeError(msg)
     low, high = _LIMITS.get(image.dtype.char, _ANY)
     if min(numbers) < low or max(numbers) > high:
-        msg = f"a fill of {fill!r} was given for an image of dtype {image.dtype}, which cannot hold it"
+        msg = (
+            f"a fill of {fill!r} was given for an image of dtype {image.dtype}, which cannot hold it; "
+            f"give one from {low} to {high}"
+        )
         raise RecipeError(msg)
     result = image.copy()
     for x_min, y_min, x_max, y_max in holes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import cv2
@@ -151,7 +151,8 @@ class _MaxSizeTransform(_ScaleTransform):
         if (max_size is None) == (max_size_hw is None):
             refuse(self, "max_size", max_size, "given, or max_size_hw=(height, width) instead, and not both")
         if max_size_hw is not None:
-            if len(tuple(max_size_hw)) != 2 or all(side is None for side in max_size_hw):
+            is_pair = isinstance(max_size_hw, Collection) and len(max_size_hw) == 2
+            if not is_pair or all(side is None for side in max_size_hw):
                 refuse(self, "max_size_hw", max_size_hw, "a pair (height, width), of which one may be None")
             height, width = (
                 None if side is None else integer(self, "max_size_hw", side, 1) for side in max_size_hw
