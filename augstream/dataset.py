@@ -229,7 +229,8 @@ class StreamDataset(BatchDataset):
         compare every sample with the checksums in its index (``augstream index --checksums``): a flipped byte is an
         error of its sample, which ``on_error="skip"`` skips.
     cache_dir: where indexes are kept, and whole shards from servers, of which cache_bytes says how much. Without it,
-        indexes go to the user's cache, and samples come by range requests. remote: the rest about servers.
+        indexes go to the user's cache, and samples come by range requests. remote: the rest about servers; if it is
+        given, its own cache_dir and cache_bytes say where shards are kept, and how much of them.
     decode: how much of an image a `Compose` decodes. "region": what its first crop needs, which gives the same
         pixels as "full"; "scaled": that, and at 1/2, 1/4 or 1/8 where a resize follows and leaves fewer pixels,
         which gives others.
