@@ -27,8 +27,7 @@ def find_topology(
     num_workers: int = 0,
     told: tuple[int, int] | None = None,
 ) -> Topology:
-    """The topology of this process: what torch.distributed says, else the environment of torchrun, else
-    `rank`.
+    """The topology of this process: what is given, else what torch.distributed says, else the environment of torchrun.
 
     `rank` and `world_size` are given together; ``world_size=1`` gives this rank everything, whatever runs
     beside it. told: what the process that started this one had found, for where nothing is to be found here.

@@ -47,7 +47,9 @@ def plain_step(array: np.ndarray, name: str, number: int, canvas: Canvas) -> np.
         canvas.crop(y0, x0, y1, x1)
         return array[y0:y1, x0:x1]
     if name == "rot90":
-        canvas.rot90(number % 7)
+        for _ in range(number % 7):
+            canvas.transpose()
+            canvas.vflip()
         return np.rot90(array, number % 7)
     if name == "pixels":
         assert np.array_equal(canvas.pixels(), array)

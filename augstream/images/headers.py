@@ -42,20 +42,14 @@ class ImageHeader(NamedTuple):
     frame_at: int = 0
 
 
-def image_size(data: bytes) -> tuple[int, int, int | None] | None:
-    """(height, width, channels) of an encoded image, or None if its header can't be read.
-
-    channels is None where the header doesn't tell. A size here doesn't promise that the image decodes.
-
-    >>> image_size(b"GIF89a" + bytes([3, 0, 2, 0, 0, 0, 0]))
-    (2, 3, 1)
-    """
-    header = read_header(data)
-    return None if header is None else (header.height, header.width, header.channels)
-
-
 def read_header(data: bytes) -> ImageHeader | None:
-    """The header of a JPEG, PNG, WebP, GIF or BMP, or None if these bytes are none or make no sense."""
+    """The header of a JPEG, PNG, WebP, GIF or BMP, or None if these bytes are none or make no sense.
+
+    A header here doesn't promise that the image decodes.
+
+    >>> read_header(b"GIF89a" + bytes([3, 0, 2, 0, 0, 0, 0]))[:4]
+    ('gif', 2, 3, 1)
+    """
     try:
         if data.startswith(b"\xff\xd8"):
             header = _jpeg(data)

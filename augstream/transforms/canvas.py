@@ -170,19 +170,6 @@ class Canvas:
         self._symmetry = _TURNED_OVER[self._symmetry]
         self.shape = (self.shape[1], self.shape[0], *self.shape[2:])
 
-    def rot90(self, turns: int) -> None:
-        """Turn by `turns` right angles counter-clockwise, as `numpy.rot90` does."""
-        turns %= 4
-        if turns == 2:
-            self.vflip()
-            self.hflip()
-        elif turns:
-            self.transpose()
-            if turns == 1:
-                self.vflip()
-            else:
-                self.hflip()
-
     # Tables
 
     def table(self, table: Table) -> None:
