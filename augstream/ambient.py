@@ -109,7 +109,7 @@ def apart(function: Callable[[], Result]) -> Result:
         except BaseException as error:  # noqa: BLE001  # raised again where it belongs
             failed.append(error)
 
-    thread = threading.Thread(target=copy_context().run, args=(run,))
+    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)  # so that a Ctrl-C ends it
     thread.start()
     thread.join()
     if failed:

@@ -51,6 +51,14 @@ def clock(image: Any, **_: Any) -> Any:
     return image + np.uint8(time.time_ns() // 1000 % 251)
 
 
+def year(image: Any, **_: Any) -> Any:
+    return image + np.uint8(time.gmtime().tm_year % 251)
+
+
+def days(image: Any, **_: Any) -> Any:
+    return image + np.uint8(int(time.time()) // 86_400 % 251)
+
+
 def process(image: Any, **_: Any) -> Any:
     return image + np.uint8(os.getpid() % 251)
 

@@ -6,8 +6,10 @@ import inspect
 import json
 import os
 import random
+import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -23,7 +25,7 @@ from augstream.ambient import apart
 from augstream.testing import assert_verified, verify
 from augstream.tools.commands import load_pipeline
 from augstream.tools.comparing import Difference, difference, kept
-from augstream.tools.conditions import Conditions, in_process
+from augstream.tools.conditions import Conditions, in_process, uninterrupted
 from augstream.tools.suspects import investigate
 from augstream.tools.traces import Tracer
 
@@ -44,6 +46,8 @@ FUNCTIONS = {
     leaky.hidden_opencv_draw: ("global-generator", "OpenCV", "randn(noise"),
     leaky.clock: ("time", "", "time.time_ns"),
     leaky.calendar: ("time", "", "datetime.now"),
+    leaky.year: ("time", "", "time.gmtime"),
+    leaky.days: ("time", "", "time.time()"),
     leaky.process: ("process", "", "os.getpid"),
     leaky.worker: ("worker", "", "get_worker_info()"),
     leaky.unfilled: ("uninitialised-memory", "", "np.empty"),
@@ -184,6 +188,8 @@ def test_the_command_says_so_and_its_status_too(shards, capsys):
     assert "'leaky:unmade' could not be made: ZeroDivisionError: " in capsys.readouterr().err
     assert cli.main(["verify", *shards, "--batches", "0"]) == 2
     assert "num_batches must be at least 1, got 0" in capsys.readouterr().err
+    assert cli.main(["verify", *shards, "--methods", "fork,thread"]) == 2
+    assert "methods must be some of fork, spawn, forkserver, got 'thread'" in capsys.readouterr().err
 
 
 def test_differences_are_counted():
@@ -204,6 +210,33 @@ def test_differences_are_counted():
     assert difference(np.array([{1}, 2]), np.array([{1}, 2])) is None
 
 
+def _ahead():
+    with Conditions(ahead_s=86_400.0).held():
+        assert abs(time.mktime(time.localtime()) - time.time()) < 2
+        assert time.gmtime(0).tm_year == 1970
+        return time.time_ns() / 1e9
+
+
+def _masked():
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_an_interruption_waits_until_a_process_is_started():
+    """Raised within Python's own handlers of a fork it would be lost, and their locks held for ever."""
+    assert in_process(_masked)
+    done = []
+
+    def interrupt():
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append(_masked())
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert done == [True]
+    assert not _masked()
+
+
 def test_conditions_hold_while_they_are_held_and_no_longer():
     def look():
         with Conditions(fill=7, clock_s=5.0, seeds=(3, 3, 3, 3)).held():
@@ -215,6 +248,9 @@ def test_conditions_hold_while_they_are_held_and_no_longer():
 
     assert apart(look) == ([7] * 4, [7] * 2, 5 * 10**9)
     assert time.time_ns() > 10**18
+    ahead_s = apart(_ahead) - time.time()
+    assert 86_000 < ahead_s < 87_000
+    assert time.gmtime().tm_year == datetime.now(tz=UTC).year
     assert in_process(abs, -3) == 3
     with pytest.raises(A.WorkerError, match="TypeError: bad operand"):
         in_process(abs, "text")

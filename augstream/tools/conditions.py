@@ -10,11 +10,13 @@ import ctypes
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -27,18 +29,23 @@ from .comparing import seeded
 
 GENERATORS = ("random", "numpy", "torch", "OpenCV")
 _CLOCKS_S = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
+_CALENDARS = ("localtime", "gmtime", "ctime")
 _M_PERTURB = -6  # of mallopt: what fresh memory is filled with, in glibc
 _HASH_SEED = "PYTHONHASHSEED"
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What code finds: seeds of the global generators, a byte in fresh memory, OpenCV's threads, a stopped clock."""
+    """What code finds: seeds of the global generators, a byte in fresh memory, OpenCV's threads, the time.
+
+    clock_s: what a stopped clock says. ahead_s: how far a clock that goes is ahead.
+    """
 
     seeds: tuple[int, int, int, int] = (1, 1, 1, 1)
     fill: int = 0
     threads: int = 1
     clock_s: float | None = None
+    ahead_s: float = 0.0
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -49,7 +56,9 @@ class Conditions:
             stack.enter_context(filled(self.fill))
             stack.enter_context(_threads(self.threads))
             if self.clock_s is not None:
-                stack.enter_context(_stopped(self.clock_s))
+                stack.enter_context(_clocks(0, self.clock_s))
+            elif self.ahead_s:
+                stack.enter_context(_clocks(1, self.ahead_s))
             yield
 
 
@@ -95,17 +104,26 @@ def _threads(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped(clock_s: float) -> Iterator[None]:
-    """Let the functions of `time` tell `clock_s` to whoever calls them by way of the module."""
-    originals = {name: getattr(time, name) for name in (*_CLOCKS_S, *(f"{name}_ns" for name in _CLOCKS_S))}
-    for name in originals:
-        told: Any = int(clock_s * 1e9) if name.endswith("_ns") else clock_s
-        setattr(time, name, lambda told=told: told)
+def _clocks(rate: int, ahead_s: float) -> Iterator[None]:
+    """Let the functions of `time` tell ``rate * seconds + ahead_s`` to whoever calls them by way of the module."""
+    originals: dict[str, Callable[..., Any]] = {}
+    for name in _CLOCKS_S:
+        told = originals[name] = getattr(time, name)
+        originals[f"{name}_ns"] = getattr(time, f"{name}_ns")
+        setattr(time, name, lambda told=told: rate * told() + ahead_s)
+        setattr(time, f"{name}_ns", lambda told=told: int((rate * told() + ahead_s) * 1e9))
+    for name in _CALENDARS:
+        broken_down = originals[name] = getattr(time, name)
+        setattr(time, name, partial(_at, broken_down))
     try:
         yield
     finally:
         for name, function in originals.items():
             setattr(time, name, function)
+
+
+def _at(broken_down: Callable[..., Any], seconds: float | None = None) -> Any:
+    return broken_down(time.time() if seconds is None else seconds)
 
 
 @contextmanager
@@ -126,13 +144,26 @@ def hash_seed(seed: int | None) -> Iterator[None]:
 # Elsewhere
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let a Ctrl-C wait until processes are started, which see none themselves.
+
+    While Python forks, its own handlers would swallow the exception, and leave locks of theirs held for ever.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def in_process(
     function: Callable[..., Any], *args: Any, method: str = "fork", seed: int | None = None
 ) -> Any:
     """What ``function(*args)`` returns in another process; raises what it raises. seed: of hashes, unless forked."""
     context: Any = multiprocessing.get_context(method)
     ours, theirs = context.Pipe(duplex=False)
-    with hash_seed(seed):
+    with hash_seed(seed), uninterrupted():
         process = context.Process(target=_answer, args=(theirs, function, args), daemon=True)
         process.start()
     theirs.close()
@@ -164,7 +195,7 @@ def _answer(end: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> No
 _TELLING: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "time": (
         frozenset({"time", "datetime"}),
-        frozenset({*_CLOCKS_S, *(f"{name}_ns" for name in _CLOCKS_S), "now", "utcnow", "today", "localtime"}),
+        frozenset({*_CLOCKS_S, *(f"{name}_ns" for name in _CLOCKS_S), "now", "utcnow", "today", *_CALENDARS}),
     ),
     "process": (
         frozenset({"posix", "_thread"}),

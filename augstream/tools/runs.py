@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..epochs import EpochBoard
 from ..errors import RecipeError, WorkerError
 from .comparing import Difference, delivered, difference, global_generators, kept, loading, named_values
-from .conditions import filled, hash_seed
+from .conditions import filled, hash_seed, uninterrupted
 from .traces import Tracer
 
 if TYPE_CHECKING:
@@ -138,7 +138,9 @@ class Runs:
             for epoch in range(self._num_epochs):
                 ours.set_epoch(epoch)
                 loader = DataLoader(ours, batch_size=None, num_workers=2, multiprocessing_context="fork")
-                for number, batch in enumerate(loader):
+                with uninterrupted():
+                    running = iter(loader)
+                for number, batch in enumerate(running):
                     if number == self._num_batches:
                         break
                     yield epoch, number, batch

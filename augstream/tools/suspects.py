@@ -14,10 +14,11 @@ from typing import Any
 
 from ..ambient import apart
 from ..transforms.leaks import MEND, Line, Watch, moved_by, moving_line, private_opencv
-from .conditions import GENERATORS, Conditions, in_process, telling_calls
+from .conditions import GENERATORS, Conditions, in_process, telling_calls, uninterrupted
 from .traces import Parting, Step, Tracer, partings
 
 _MANY_THREADS = 4
+_LATER_S = 400 * 86_400 + 5 * 3600 + 17 * 60 + 13.37  # another year, month, day, hour, minute and second
 _FULL = 255
 
 SUSPECTS: dict[str, tuple[str, str]] = {
@@ -124,6 +125,7 @@ class _Inquiry:
         """All of them, in the order in which they are looked for."""
         self._unstable()
         self._global_generators()
+        self._varied("time", self._trace(Conditions(ahead_s=_LATER_S)))  # a day, say, or a minute
         self._varied("uninitialised-memory", self._trace(Conditions(fill=_FULL)))
         self._varied("hidden-state", self._trace(backwards=True))
         forked = in_process(held_trace, self._tracer)
@@ -247,7 +249,9 @@ def _in_worker(tracer: Tracer) -> list[list[Step]]:
     before = torch.get_rng_state()  # a DataLoader draws its workers' seed from it
     try:
         loader = DataLoader(Traced(), batch_size=None, num_workers=2, multiprocessing_context="fork")
-        (found,) = loader
+        with uninterrupted():
+            running = iter(loader)
+        (found,) = running
     finally:
         torch.set_rng_state(before)
     traced: list[list[Step]] = pickle.loads(found)  # noqa: S301  # our own child's

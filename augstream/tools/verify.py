@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import get_all_start_methods
 from typing import TYPE_CHECKING, Any
 
 from ..cli import add_command, add_shards, progress_bar, say
@@ -88,6 +89,11 @@ def verify(
         if value < 1:
             msg = f"{name} must be at least 1, got {value}"
             raise RecipeError(msg)
+    known = get_all_start_methods()
+    strange = [method for method in methods if method not in known]
+    if strange:
+        msg = f"methods must be some of {', '.join(known)}, got {strange[0]!r}"
+        raise RecipeError(msg)
     runs = Runs(dataset, num_epochs, num_batches)
     checks: list[Check] = []
     try:
