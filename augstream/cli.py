@@ -8,6 +8,7 @@ Exit status: 0 done, 1 what was asked about does not hold, 2 an error, 130 inter
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -82,6 +83,18 @@ def _said(error: Exception) -> str:
 def say(*lines: str) -> None:
     """Write lines to stdout: what a command was asked for."""
     sys.stdout.write("".join([f"{line}\n" for line in lines]))
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Raise `OSError` now, and not after all the work, where a file could not be written to one of `paths`."""
+    for path in paths:
+        if path is None:
+            continue
+        found = errno.ENOENT if not path.parent.is_dir() else errno.EISDIR if path.is_dir() else 0
+        if not found and not os.access(path if path.exists() else path.parent, os.W_OK):
+            found = errno.EACCES
+        if found:
+            raise OSError(found, f"{os.strerror(found)}; nothing can be written there", str(path))
 
 
 @contextmanager

@@ -101,6 +101,10 @@ def test_the_advice_fits() -> None:
     assert advice(measured({"decode": 0.6}), [Crew(0, 1.0, 1.0, 1.0)], "region")[0].startswith("use more")
     slower = [Crew(10**6, 1.0, 1.0, 1.0), Crew(1, 2.0, 1.0, 1.0)]
     assert advice(measured({"decode": 0.6}), slower, "region")[0].startswith("use 1 workers: 1000000 were")
+    waiting = [Crew(1, 1000.0, 1.0, 1e-3, idle=0.81)]
+    assert advice(measured({"decode": 0.6}), waiting, "region") == [
+        "pass larger batches: 1 workers spend 81% of their time waiting"
+    ]
     idle = [Crew(2, 1000.0, 1e-6, 1e-3)]
     assert advice(measured({"decode": 0.6}), idle, "region")[0].startswith("nothing")
 
@@ -137,5 +141,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "next: " in shown
     assert [one["workers"] for one in json.loads(figures.read_text())["workers"]] == [0, 1]
     assert picture.read_text().startswith("<svg")
+    for option in ("--json", "--picture"):  # before anything is measured
+        assert main([*command, option, str(tmp_path / "absent" / "file")]) == 2
+        assert main([*command, option, str(tmp_path)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == (
+            f"augstream: {tmp_path}/absent/file: No such file or directory; nothing can be written there\n"
+            f"augstream: {tmp_path}: Is a directory; nothing can be written there\n"
+        )
+    assert main([*command, "--workers", "-1"]) == 2
+    assert capsys.readouterr().out == ""
     assert main([*command, "--workers", "two"]) == 2
     assert "--workers takes numbers" in capsys.readouterr().err

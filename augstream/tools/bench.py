@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..cli import add_command, add_shards, say
+from ..cli import add_command, add_shards, check_outputs, say
 from ..errors import RecipeError
 from ..images.encoded import DecodeMode
 from .commands import add_stream_arguments, make_dataset, numbers_of_workers
 from .profiling import Crew, Frame, Profile, crew, profile
 
 _BAR = 30
+_MUCH_WAITING = 0.7
 _ROW_PX, _WIDTH_PX = 24, 1200
 
 
@@ -40,6 +41,7 @@ def _run_bench(parsed: argparse.Namespace) -> int:
     if not parsed.seconds > 0:
         msg = f"--seconds must be greater than 0, got {parsed.seconds:g}"
         raise RecipeError(msg)
+    check_outputs(parsed.picture, parsed.json)
     mode: DecodeMode = parsed.decode
     dataset = make_dataset(parsed, batch_size=parsed.batch_size)
     found = profile(dataset, min_s=parsed.seconds)
@@ -116,17 +118,27 @@ def advice(found: Profile, tried: list[Crew], mode: DecodeMode) -> list[str]:
     for name, share in shares.items():
         if name not in {"read", "decode", "collate"} and share > 0.2:
             said.append((share / 2, f"{name!r} takes {share:.0%}: is it worth that, at that probability?"))
+    said += _crew_advice(tried)
+    said.sort(key=lambda pair: -pair[0])
+    return [text for _, text in said] or ["nothing stands out: decoding is the floor, and this is near it"]
+
+
+def _crew_advice(tried: list[Crew]) -> Iterator[tuple[float, str]]:
+    """What numbers of workers suggest, each with what it promises."""
     cores = len(os.sched_getaffinity(0))
     best = max(tried, key=lambda one: one.samples_per_s, default=None)
     most = max((one.num_workers for one in tried), default=cores)
-    if most < cores:
-        said.append((1 - max(most, 1) / cores, f"use more workers: there are {cores} cores"))
+    if best is not None and best.num_workers and best.idle > _MUCH_WAITING:
+        yield (
+            0.5,
+            f"pass larger batches: {best.num_workers} workers spend {best.idle:.0%} of their time waiting",
+        )
+    elif most < cores:
+        yield 1 - max(most, 1) / cores, f"use more workers: there are {cores} cores"
     elif best is not None and best.num_workers < most:
-        said.append((0.5, f"use {best.num_workers} workers: {most} were no faster here, now"))
+        yield 0.5, f"use {best.num_workers} workers: {most} were no faster here, now"
     if best is not None and best.num_workers and best.wait_s * best.samples_per_s < 0.1:
-        said.append((1.0, "nothing: batches are ready before they are asked for"))
-    said.sort(key=lambda pair: -pair[0])
-    return [text for _, text in said] or ["nothing stands out: decoding is the floor, and this is near it"]
+        yield 1.0, "nothing: batches are ready before they are asked for"
 
 
 def _shares(tree: Frame) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..augment import NoStage
-from ..cli import add_command, add_shards, say
+from ..cli import add_command, add_shards, check_outputs, say
 from ..dataset import StreamDataset
 from ..errors import RecipeError
 from ..images.encoded import DecodeMode
@@ -113,11 +113,11 @@ def _json(text: str) -> Any:
 
 def numbers_of_workers(text: str) -> list[int]:
     """What ``--workers`` lists, separated by commas."""
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
         msg = f"--workers takes numbers, 0,2,4 say, got {text!r}"
-        raise RecipeError(msg) from None
+        raise RecipeError(msg)
+    return [int(part) for part in parts]
 
 
 def make_dataset(parsed: argparse.Namespace, *, batch_size: int = 1) -> StreamDataset:
@@ -177,7 +177,11 @@ def register_replay(subparsers: Any) -> None:
 
 
 def _run_replay(parsed: argparse.Namespace) -> int:
+    check_outputs(parsed.picture, parsed.json)
     position = Position.parse(parsed.address)
+    if position is not None and position.place is None and (parsed.json is not None or parsed.interact):
+        msg = "--json and --interact are about one sample; add its place, as in run.ledger:0:3:2"
+        raise RecipeError(msg)
     if position is not None:
         found = find(position, partial(_dataset_of, parsed))
         status = 1 if found.repeats is False else 0
@@ -202,9 +206,6 @@ def _list_batch(parsed: argparse.Namespace, found: Found) -> int:
         picture = contact_sheet(found.dataset, found.names, [found.line.epoch])
         parsed.picture.write_bytes(encoded(picture))
         say(f"wrote {parsed.picture}")
-    if parsed.json is not None or parsed.interact:
-        msg = "--json and --interact are about one sample; add its place, as in run.ledger:0:3:2"
-        raise RecipeError(msg)
     return 0
 
 
@@ -285,6 +286,7 @@ def _run_preview(parsed: argparse.Namespace) -> int:
     if parsed.samples < 1 or parsed.epochs < 1:
         msg = f"--samples and --epochs must be at least 1, got {parsed.samples} and {parsed.epochs}"
         raise RecipeError(msg)
+    check_outputs(parsed.out)
     dataset = make_dataset(parsed)
     chosen = choose(dataset, parsed.samples)
     if parsed.out.suffix == ".png":

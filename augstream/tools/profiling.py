@@ -322,7 +322,7 @@ def crew(dataset: StreamDataset, num_workers: int, *, min_s: float = 5.0) -> Cre
         (after.wait_s - before.wait_s) / samples,
         (_cpu_s() - cpu) / after.samples,
         (after.transfer_s - before.transfer_s) / samples,
-        max(0.0, 1 - (_busy_s(after) - _busy_s(before)) / (seconds * max(num_workers, 1))),
+        max(0.0, 1 - (_busy_s(after) - _busy_s(before)) / (seconds * num_workers)) if num_workers else 0.0,
     )
 
 
