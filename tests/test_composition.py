@@ -331,6 +331,34 @@ def test_shapes_must_agree_unless_told_otherwise() -> None:
     assert A.Compose([A.HorizontalFlip()], is_check_shapes=False)(**data)["mask"].shape == (5, 5)
 
 
+def test_images_alone_must_agree_too() -> None:
+    images = [np.zeros((8, 9), np.uint8), np.zeros((9, 8), np.uint8)]
+    with pytest.raises(ValueError, match=r"images\[0\]: 8 x 9, images\[1\]: 9 x 8"):
+        A.Compose([A.Resize(4, 4)])(images=images)
+    free = A.Compose([A.Resize(4, 4), A.ToTensorV2()], is_check_shapes=False)(images=images)
+    assert [tuple(image.shape) for image in free["images"]] == [(1, 4, 4)] * 2
+
+
+@pytest.mark.parametrize("dtype", ["i4", "u2", "i8", "f4", "f8"])
+def test_bytes_of_another_order_are_the_same_numbers(dtype: str) -> None:
+    image = np.random.default_rng(0).integers(0, 99, (8, 9, 3)).astype(dtype)
+    swapped = image.astype(image.dtype.newbyteorder("S"))
+    for transform in (
+        A.HorizontalFlip(p=1),
+        A.VerticalFlip(p=1),
+        A.Transpose(p=1),
+        A.Pad(2, p=1),
+        A.Crop(0, 0, 4, 4),
+    ):
+        compose = A.Compose([transform, A.Resize(6, 6, interpolation=0), A.ToTensorV2()], seed=1)
+        found, expected = [compose.at(1)(image=each, mask=each, masks=[each]) for each in (swapped, image)]
+        for name in ("image", "mask"):
+            assert np.array_equal(found[name], expected[name])
+            assert found[name].dtype == expected[name].dtype
+        assert np.array_equal(found["masks"][0], expected["masks"][0])
+    assert np.array_equal(A.HorizontalFlip(p=0)(image=swapped)["image"], image)
+
+
 def test_strict_knows_its_targets() -> None:
     compose = A.Compose(
         [A.NoOp()], strict=True, bbox_params=A.BboxParams("coco", label_fields=["names"]),

@@ -279,6 +279,19 @@ def test_normalizing_and_planes_touch_pixels_once():
     np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [("weighted_average", "f8"), ("weighted_average", "?"), ("from_lab", "u2"), ("from_lab", "f8")],
+)
+def test_grey_is_refused_to_dtypes_that_opencv_has_none_for(method, dtype):
+    with pytest.raises(
+        RecipeError, match=rf"ToGray\(method='{method}'\) takes .*, got {np.dtype(dtype)}; put ToFloat"
+    ):
+        A.ToGray(method=method, p=1)(image=np.ones((4, 5, 3), dtype))
+    wide = np.full((4, 5, 3), 60000, np.uint16)
+    assert (A.ToGray(p=1)(image=wide)["image"] == 60000).all()
+
+
 def test_tensors_are_contiguous_and_their_own():
     import torch
 
@@ -288,6 +301,7 @@ def test_tensors_are_contiguous_and_their_own():
         assert isinstance(result["image"], torch.Tensor)
         assert result["image"].is_contiguous()
         assert result["mask"].shape == (20, 24, 3)
-        assert result["masks"][0].shape == (20, 24)
+        assert [mask.shape for mask in result["masks"]] == [(20, 24)]
+        assert isinstance(result["masks"], list)
         result["image"].zero_()
         assert image.any()

@@ -112,7 +112,9 @@ class Canvas:
             self._wait(array)
 
     def _start(self, array: Image) -> None:
-        """Have nothing pending on `array`."""
+        """Have nothing pending on `array`; OpenCV would take bytes of another order for those of its own."""
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
         self._array: Image | None = array
         self._source: Source | None = None
         self.shape: tuple[int, ...] = array.shape

@@ -9,13 +9,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import RecipeError
 from .lookup import MAX_CV_CHANNELS, interleaved, planes
 from .pointwise import as_bytes, as_floats, max_value
 
 Image = npt.NDArray[Any]
 
 _RGB_ONLY = frozenset({"weighted_average", "from_lab"})
-_CV_DTYPES = frozenset({np.dtype(np.uint8), np.dtype(np.float32)})
+_CV_DTYPES: frozenset[np.dtype[Any]] = frozenset({np.dtype(np.uint8), np.dtype(np.float32)})
+_GREY_DTYPES: Mapping[str, frozenset[np.dtype[Any]]] = {  # of the methods that are OpenCV's
+    "weighted_average": _CV_DTYPES.union([np.dtype(np.uint16)]),
+    "from_lab": _CV_DTYPES,
+}
 
 
 def shuffled(image: Image, order: Sequence[int]) -> Image:
@@ -46,6 +51,13 @@ def to_grey(image: Image, method: str, num_channels: int) -> Image:
             "method='average' takes any number"
         )
         raise TypeError(msg)
+    if method in _GREY_DTYPES and image.dtype not in _GREY_DTYPES[method]:
+        names = ", ".join(sorted(map(str, _GREY_DTYPES[method])))
+        msg = (
+            f"ToGray(method={method!r}) takes images of {names}, got {image.dtype}; put ToFloat() before it, or use "
+            "method='average', which takes any numbers"
+        )
+        raise RecipeError(msg)
     grey = GREY_METHODS[method](image)
     if num_channels == 1:
         return grey[:, :, None]

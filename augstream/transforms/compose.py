@@ -201,7 +201,7 @@ class Compose(BaseCompose):
         token = current_draws.set(draws) if self.is_custom else None
         try:
             call.take(data)
-            if len(data) > 1:
+            if len(data) > 1 or call.stacks:
                 self._check(call)
             if self._processors:
                 call.prepare(self._processors)

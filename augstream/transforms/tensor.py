@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ToTensorV2(BasicTransform):
-    """Give images as torch tensors (C, H, W), and masks as tensors (H, W[, C]).
+    """Give images as torch tensors (C, H, W), and masks as tensors (H, W[, C]); a list of them as a list of tensors.
 
     `transpose_mask` makes masks (C, H, W), too. It stands last: nothing may follow. Pixels are written in that layout
     once, together with what waits to be done to them, and torch is imported only then.
@@ -66,8 +66,4 @@ def _tensor(array: Image) -> Any:
 
 
 def _tensor_stack(arrays: Any) -> Any:
-    import torch
-
-    if isinstance(arrays, np.ndarray):
-        return _tensor(arrays)
-    return torch.stack([_tensor(array) for array in arrays])
+    return _tensor(arrays) if isinstance(arrays, np.ndarray) else [_tensor(array) for array in arrays]
