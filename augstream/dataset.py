@@ -117,7 +117,7 @@ class BatchDataset(IterableDataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass epoch `epoch`, in live and future workers; if it would be anyway, change nothing.
 
-        So it does no harm to call it before every epoch, nor after `load_state_dict`.
+        So calling it before every epoch, or after `load_state_dict`, does no harm.
         """
         if self._board.next_pass[0] != epoch:
             self._board.set_epoch(epoch)

@@ -78,8 +78,8 @@ class StreamLoader:
     workers: "process", or "thread" for threads of this process: nothing is pickled, nothing survives a crash, and the
     transform must be ours, for other libraries' draw from generators that threads share.
     multiprocessing_context: "fork", "spawn", "forkserver" or a context; None for the platform's own.
-    timeout_s: a worker process that finishes no sample for so long is replaced, for a thread that is a `WorkerError`;
-    None never gives one up.
+    timeout_s: a worker process that finishes no sample for so long is replaced; a thread that does is a `WorkerError`.
+    None waits for ever.
     max_respawns: a batch that kills its worker so many times is a `WorkerError`; with ``on_error="skip"``
     the sample at fault is left out, now and in every later epoch and resume.
 
@@ -193,7 +193,7 @@ class StreamLoader:
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`; if that is the epoch under way, or comes next anyway, change nothing.
 
-        So it does no harm to call it before every epoch, nor after `load_state_dict`.
+        So calling it before every epoch, or after `load_state_dict`, does no harm.
         """
         check_count("epoch", epoch, 0, "epochs are counted from 0")
         if epoch != self._place()[0]:

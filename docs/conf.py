@@ -4,6 +4,7 @@ import io
 import os
 import re
 from contextlib import redirect_stdout, suppress
+from itertools import groupby
 
 from augstream import cli
 
@@ -19,11 +20,11 @@ autodoc_typehints = "none"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 myst_heading_anchors = 2
 
-_ARGUMENT = re.compile(r"(?P<names>[a-z_]+(, [a-z_]+)*): (?P<text>.*)")
+_ARGUMENTS = re.compile(r"(?:^|(?<=\. ))([a-z_]+(?:, [a-z_]+)*): ")
 
 
 def setup(app):
-    """Show the arguments that our docstrings list as `name: what it is`, one a line, as fields; and commands' help."""
+    """Show the arguments that our docstrings list as `name: what it is`, as a list; and commands' help."""
     app.connect("autodoc-process-docstring", _list_arguments)
     app.connect("source-read", _show_commands)
 
@@ -41,15 +42,13 @@ def _help(command):
 
 
 def _list_arguments(_app, _what, _name, _obj, _options, lines):
-    shown, in_list = [], False
-    for line in lines:
-        argument = _ARGUMENT.match(line)
-        if argument and (in_list or not shown or not shown[-1].strip()):
-            in_list = True
-            shown.append(f":{argument['names']}: {argument['text']}")
-        elif not line.strip():
-            in_list = False
-            shown.append("")
-        else:
-            shown.append("    " + line.strip() if in_list else line)
+    shown = []
+    for blank, group in groupby(lines, lambda line: not line.strip()):
+        paragraph = list(group)
+        if not blank and _ARGUMENTS.match(paragraph[0]):
+            _, *parts = _ARGUMENTS.split(" ".join(line.strip() for line in paragraph))
+            paragraph = [
+                f"* **{names}**: {text}" for names, text in zip(parts[::2], parts[1::2], strict=True)
+            ]
+        shown += paragraph
     lines[:] = shown

@@ -109,6 +109,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         described = {name for kind in InventoryFile.load(file, "", posixpath.join).values() for name in kind}
     commands = (tmp_path / "reference" / "command-line.html").read_text(encoding="utf-8")
     assert all(f"usage: augstream {name} " in commands for name in COMMANDS)
+    streams = (tmp_path / "reference" / "streams.html").read_text(encoding="utf-8")
+    assert all(f"<strong>{name}</strong>" in streams for name in ("on_error", "max_pixels", "num_workers"))
     public = {f"augstream.{room}.{name}" for room, names in A._ROOMS.items() for name in names}
     public |= {f"augstream.wds.{name}" for name in A.wds.__all__}
     public |= {

@@ -55,8 +55,8 @@ def augment(
     fields: which members go in as which targets, and come back augmented: ``{"image": "jpg;png", "mask": "seg.png",
         "bboxes": "json:boxes"}``; a list of members where the target is a list. Left out: the image.
     scope: what the numbers depend on besides the key, out of "shard", "worker" (``rank * num_workers + worker``) and
-        "epoch". Without "worker": the same for any number of workers. Without both: the
-        same in each epoch.
+        "epoch". Without "worker": the same for any number of workers. Without
+        "worker" and "epoch": the same in each epoch.
     name: sets this stage's draws apart from those of another with the same seed in the same pipeline.
     handler: what to do about a sample that fails, as for webdataset's own stages.
     max_pixels: larger images are refused, where the stage decodes.
@@ -133,7 +133,7 @@ class Augment:
         return Pass(self._board.begin_pass(worker)[0] if self._epoch is None else self._epoch, number)
 
     def of_epoch(self, epoch: int) -> Augment:
-        """A stage that is always in `epoch`, for who counts epochs himself."""
+        """A stage that is always in `epoch`, for those who count epochs themselves."""
         fixed = copy.copy(self)
         fixed._epoch, fixed._pass, fixed._iteration = epoch, None, None
         return fixed
@@ -203,7 +203,7 @@ class Augment:
         )
 
     def at(self, sample: Mapping[str, Any], address: Address | str) -> Sample:
-        """`sample`, augmented as it is at `address`, whatever was or will be augmented else."""
+        """`sample`, augmented as it is at `address`, whatever else was or will be augmented."""
         address = Address.parse(address) if isinstance(address, str) else address
         return self._augmented(sample, address.key(), address)
 
