@@ -220,11 +220,15 @@ def test_positions_that_do_not_hold(shards, saved, ledger, capsys, position, pip
 def test_a_ledger_of_other_shards_or_of_a_mixture_is_refused(shards, saved, ledger, capsys, tmp_path):
     assert main(["replay", f"{ledger}:0:0", shards[0], "--pipeline", saved]) == 2
     assert "is of other shards" in capsys.readouterr().err
-    path = tmp_path / "mixture.ledger"
-    with A.StreamLoader(A.Mixture({"a": make(shards)}, weights={"a": 1}, seed=1), ledger=path) as loader:
-        next(iter(loader))
+    path, other = tmp_path / "mixture.ledger", tmp_path / "other.ledger"
+    for written, transform in ((path, {}), (other, {"transform": A.CenterCrop(8, 8, p=1)})):
+        mixture = A.Mixture({"a": make(shards, **transform)}, weights={"a": 1}, seed=1)
+        with A.StreamLoader(mixture, ledger=written) as loader:
+            next(iter(loader))
     assert main(["replay", f"{path}:0:0", *shards, "--pipeline", saved]) == 2
     assert "is of a mixture" in capsys.readouterr().err
+    assert main(["diff", str(path), str(other)]) == 1
+    assert "replay ADDRESS SHARDS" in capsys.readouterr().out
 
 
 def test_a_batch_with_a_skipped_sample_keeps_its_places(shards, capsys, tmp_path):

@@ -76,6 +76,11 @@ class Run:
         """The batch sizes that the run had."""
         return {header["recipe"]["batch_size"] for header in self.headers}
 
+    @property
+    def is_mixture(self) -> bool:
+        """Whether it streamed a mixture, whose samples have their addresses in the streams of its datasets."""
+        return any("weights" in header["recipe"] for header in self.headers)
+
     def lines(self, *, by_unit: bool = False) -> Iterator[Line]:
         """All batches in the order of their places, each once; `LedgerError` if the run has two for one place.
 
@@ -188,7 +193,10 @@ def report(one: Run, other: Run, found: Comparison) -> Iterator[str]:
         yield f"  {found.num_different:,} of the {total:,} {found.what} that both have differ"
         place = first_difference(left, right)
         at = f"{left.epoch}:{left.units.start}" + ("" if place is None else f":{place}")
-        yield f"to see it: augstream replay {one.paths[0]}:{at} SHARDS --pipeline ..."
+        if one.is_mixture:
+            yield "to see it: augstream replay ADDRESS SHARDS --pipeline ..., by its __address__ (with_address=True)"
+        else:
+            yield f"to see it: augstream replay {one.paths[0]}:{at} SHARDS --pipeline ..."
     else:
         yield f"equal in all that both have: {found.num_equal:,} {found.what}, {found.num_samples:,} samples"
     for which, run in enumerate((one, other)):

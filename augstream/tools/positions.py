@@ -63,10 +63,10 @@ def find(position: Position, make: Callable[[Recipe], StreamDataset]) -> Found:
     """
     run = Run.of(position.ledger)
     line = run.line(position.epoch, position.unit)
-    header = run.headers[-1]
-    if "weights" in header["recipe"]:
+    if run.is_mixture:
         msg = f"{position.ledger} is of a mixture; replay its samples by their addresses, with with_address=True"
         raise LedgerError(msg)
+    header = run.headers[-1]
     dataset = make(Recipe.from_dict(header["recipe"]))
     if dataset.index.fingerprint != header["index"]:
         msg = (
