@@ -55,6 +55,9 @@ def adapt(transform: Any, ordinal: int = 0, *, strict: bool = False) -> ForeignS
 
     Raises `RecipeError` for what cannot be called, or wants arguments that nobody would give.
     """
+    if isinstance(transform, type):
+        msg = f"a transform is an object, not a class: pass {transform.__name__}(...) in place of {transform.__name__}"
+        raise RecipeError(msg)
     if not callable(transform):
         msg = (
             "a transform is a Compose, another library's augmentation, a function f(image, rng) or f(sample, rng), "

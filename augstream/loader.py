@@ -180,10 +180,13 @@ class StreamLoader:
         self._go(epoch, start_unit)
 
     def _go(self, epoch: int, start_unit: int) -> None:
-        """Be at a place; the source is told when the next batch is wanted."""
-        self._epoch, self._step = epoch, 0
-        self._plan = self.dataset.stream.plan(self._topology, start_unit)
+        """Be at a place; the source is told when the next batch is wanted.
+
+        All of it at once: no call is between the assignments, so that a Ctrl-C comes before or after them.
+        """
+        plan = self.dataset.stream.plan(self._topology, start_unit)
         self._begun = False
+        self._epoch, self._step, self._plan = epoch, 0, plan
 
     @property
     def epoch(self) -> int:
@@ -282,6 +285,8 @@ class StreamLoader:
             self._end_source()
 
     def _next(self) -> Any:
+        """The next batch, which counts as delivered when nothing can fail any more; the source is past it before that,
+        so that it has to begin again if something does: a ledger, a device without room, a Ctrl-C."""
         started = perf_counter()
         try:
             made = self._take()
@@ -291,15 +296,17 @@ class StreamLoader:
             self.close()
             msg = f"no batch could be had: {TOO_MANY_FILES}"
             raise WorkerError(msg) from error
-        self._note(made)
-        self._step += 1
-        self._num_delivered += 1
-        self.stats.wait_s += perf_counter() - started
-        self.stats.add(made)
-        self._log.note(made.skipped)
         taken = perf_counter()
         batch = self._arrive(made.batch)
-        self.stats.transfer_s += perf_counter() - taken
+        arrived = perf_counter()
+        self._note(made)
+        self._log.note(made.skipped)
+        self._step += 1  # no call is between these, as in `_go`
+        self._num_delivered += 1
+        self._begun = True
+        self.stats.add(made)
+        self.stats.wait_s += taken - started
+        self.stats.transfer_s += arrived - taken
         return batch
 
     def _note(self, made: Made) -> None:
@@ -309,7 +316,7 @@ class StreamLoader:
                 units = self._plan.units_of_step(self._step)
                 self._ledger.note(self._epoch, units, made.num_samples, made.marks)
             except BaseException:
-                self.close()  # what the source has given is gone, so it has to begin again
+                self.close()  # perhaps a line was written in part: opened anew, the ledger drops it
                 raise
 
     def _take(self) -> Made:
@@ -324,9 +331,9 @@ class StreamLoader:
                 self._source.begin(epoch, units, self._skips)
                 self._begun = True
             source = self._source
-            self._begun = False  # so it is if taking fails, however it fails
+            self._begun = False
             try:
-                made = source.take(self._epoch, self._step)
+                return source.take(self._epoch, self._step)
             except PoisonError as error:
                 if self.dataset.stream.on_error != "skip" or error.shard is None or error.key is None:
                     self.close()
@@ -335,9 +342,6 @@ class StreamLoader:
             except WorkerError:
                 self.close()
                 raise
-            else:
-                self._begun = True
-                return made
             finally:
                 self.stats.respawns += source.num_respawns
                 source.num_respawns = 0

@@ -32,7 +32,7 @@ _MAX_CACHED_SAMPLES = 1 << 18  # about 40 MB of tables
 _MAX_COPIED_BYTES = 1 << 15  # longer samples of local shards are read member by member
 _MAX_GAP_BYTES = 1 << 20  # so are remote ones, if they have more than that between their members
 
-_NO_CHECKSUMS = (
+NO_CHECKSUMS = (
     "verify_checksums=True, but the shards were indexed without checksums; "
     "run augstream index --checksums, or build_index(..., checksums=True)"
 )
@@ -238,7 +238,7 @@ class ShardReader:
             msg = f"max_open must be 1 or more, got {max_open}"
             raise RecipeError(msg)
         if verify_checksums and not index.store.checksums:
-            raise RecipeError(_NO_CHECKSUMS)
+            raise RecipeError(NO_CHECKSUMS)
         self.index = index
         self.verify_checksums = verify_checksums
         self._max_open = max_open
@@ -360,7 +360,7 @@ class ShardReader:
 
     def _verify(self, shard: int, sample: int, table: SampleTable, raw: RawSample) -> None:
         if table.checksums is None:
-            raise RecipeError(_NO_CHECKSUMS)
+            raise RecipeError(NO_CHECKSUMS)
         first = int(table.first_member[sample])
         for i, (suffix, offset, size) in enumerate(table.members(sample), first):
             found, recorded = crc32(raw[suffix]), int(table.checksums[i])

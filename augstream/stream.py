@@ -8,7 +8,7 @@ results depend on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from .mixing import MixtureOrder, MixtureRecipe
 from .order import EpochOrder, Recipe, SampleRef
 from .plan import UNENDING, Plan, Topology
 from .seeding import Address, sample_key, stream_key
-from .shards import IndexedShards, RawSample, ShardReader
+from .shards import NO_CHECKSUMS, IndexedShards, RawSample, ShardReader
 
 Scope = tuple[str, ...]
 
@@ -54,7 +54,11 @@ class Stream:
     marks: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.scope, str) or not {"shard"} <= set(self.scope) <= set(FULL_SCOPE):
+        if (
+            not isinstance(self.scope, Iterable)
+            or isinstance(self.scope, str)
+            or not {"shard"} <= set(self.scope) <= set(FULL_SCOPE)
+        ):
             msg = (
                 f"scope must hold 'shard', and may hold 'worker' and 'epoch', got {self.scope!r}; "
                 "leave out 'worker' and 'epoch' to augment each sample the same in every epoch"
@@ -63,6 +67,8 @@ class Stream:
         if self.on_error not in {"raise", "skip"}:
             msg = f"on_error must be 'raise' or 'skip', got {self.on_error!r}"
             raise RecipeError(msg)
+        if self.verify_checksums and not self.index.store.checksums:
+            raise RecipeError(NO_CHECKSUMS)
         if self.collate_fn is not None and not callable(self.collate_fn):
             msg = f"collate_fn must be a function of a list of samples, got {self.collate_fn!r}"
             raise RecipeError(msg)

@@ -117,6 +117,40 @@ def test_everything_goes_to_the_device(shards: list[str]) -> None:
     assert isinstance(batch["__key__"], list)
 
 
+class Heavy(torch.Tensor):
+    """A tensor that a device has room for a few times."""
+
+    num_left = 0
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        if Heavy.num_left == 0:
+            msg = "out of memory"
+            raise RuntimeError(msg)
+        Heavy.num_left -= 1
+        return super().to(*args, **kwargs)
+
+
+def heavy(samples: list[dict[str, Any]]) -> Any:
+    return torch.tensor([int(sample["__key__"]) for sample in samples]).as_subclass(Heavy)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"num_workers": 2, "workers": "thread"}, {"num_workers": 2}])
+def test_a_batch_that_did_not_arrive_was_not_delivered(arguments: dict[str, Any], shards: list[str]) -> None:
+    dataset = dataset_of(shards, collate_fn=heavy)
+    with A.StreamLoader(dataset, **arguments) as loader:
+        whole = [batch.tolist() for batch in loader]
+        loader.set_epoch(0)
+        loader.to("cpu")
+        got: list[list[int]] = []
+        for Heavy.num_left in (0, 2, 3):
+            with pytest.raises(RuntimeError, match="out of memory"):
+                got.extend(batch.tolist() for batch in loader)
+            assert loader.state_dict()["units"] == len(got)
+        Heavy.num_left = -1
+        assert got + [batch.tolist() for batch in loader] == whole
+        assert loader.stats.batches == 2 * len(whole)
+
+
 def test_tables_are_looked_up_by_image_and_channel() -> None:
     images = torch.randint(0, 256, (3, 2, 4, 5), dtype=torch.uint8)
     tables = torch.randn(3, 256, 2)

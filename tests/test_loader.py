@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import gc
+import inspect
 import itertools
 import json
 import multiprocessing
@@ -237,6 +239,57 @@ def test_a_loader_that_is_dropped_takes_its_workers_with_it(dataset):
     del loader
     gc.collect()
     assert not multiprocessing.active_children()
+
+
+def interrupted(loader, line):
+    """What a loop over `loader` gets to the end of epoch 1, by place, if a Ctrl-C comes before the `line`th line of the
+    loader's code and the loop begins again; and whether it came."""
+    found, left = {}, line
+
+    def trace(frame, event, _):
+        nonlocal left
+        if frame.f_code.co_filename != inspect.getfile(A.StreamLoader):
+            return None
+        left -= event == "line"
+        if left == 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        done = False
+        while not done:
+            with contextlib.suppress(KeyboardInterrupt):
+                while loader.state_dict()["epoch"] < 2:
+                    for batch in loader:
+                        state = loader.state_dict()
+                        found[state["epoch"], state["units"]] = batch["__key__"]
+                done = True
+    finally:
+        sys.settrace(before)
+    return found, left <= 0
+
+
+@pytest.mark.parametrize("arguments", [{}, {"num_workers": 1, "workers": "thread"}])
+def test_ctrl_c_at_any_line_mixes_nothing_up(shards, arguments):
+    dataset = A.StreamDataset(shards, batch_size=13, seed=1, fields={"cls": "cls"})
+    state = dataset.state_dict(epoch=0, num_batches=1)
+    with A.StreamLoader(dataset, **arguments) as loader:
+        loader.load_state_dict(state)
+        whole, _ = interrupted(loader, 0)
+        assert list(whole) == [(0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
+        came, line = True, 0
+        while came:
+            line += 1
+            loader.load_state_dict(state)
+            found, came = interrupted(loader, line)
+            assert found.items() <= whole.items(), line
+            assert len(found) >= len(whole) - came, (
+                line
+            )  # what was counted, and on its way to the loop, is gone
+        assert line > 100
 
 
 FILES = """

@@ -329,10 +329,14 @@ class Pool:
         times = f"{len(post.deaths)} times {when}"
         places = [place for place in post.deaths if place is not None]
         if gone.page is None:
+            method = self._context.get_start_method()
+            imports = (
+                f"Under {method} a worker imports the main script: keep what it runs under "
+                "`if __name__ == '__main__':`, and see"
+            )
             return WorkerError(
-                f"worker {post.number} died before it had started, {times}. Under spawn and forkserver a worker "
-                "imports the main script: keep what it runs under `if __name__ == '__main__':`, and see what "
-                "the worker wrote to stderr"
+                f"worker {post.number} died before it had started, {times}. "
+                f"{'See' if method == 'fork' else imports} what the worker wrote to stderr"
             )
         if not places:
             return WorkerError(f"worker {post.number} died, at no sample, {times}")

@@ -72,7 +72,7 @@ class _Worker(threading.Thread):
             seen, since = self.beat, monotonic()
             while not self.ready:
                 if self._ended_by is not None:
-                    msg = f"{self.name} ended by {self._ended_by!r}, which came from the transform or collate_fn"
+                    msg = f"{self.name} ended by {self._ended_by!r}, of which the cause tells more"
                     raise WorkerError(msg) from self._ended_by
                 self.changed.wait(_TICK_S)
                 if self.beat != seen:
