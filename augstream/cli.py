@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -61,28 +61,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _log_lines():
             status: int = parsed.run(parsed)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has left, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
     except (AugstreamError, OSError) as error:
-        sys.stderr.write("\n".join([f"augstream: {_said(error)}", *getattr(error, "__notes__", []), ""]))
+        _write(sys.stderr, "\n".join([f"augstream: {_said(error)}", *getattr(error, "__notes__", []), ""]))
         return 2
     return status
 
 
 def _said(error: Exception) -> str:
     """An error in words; of a file that the system refuses, which and why."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error)
 
 
 def say(*lines: str) -> None:
     """Write lines to stdout: what a command was asked for."""
-    sys.stdout.write("".join([f"{line}\n" for line in lines]))
+    _write(sys.stdout, "".join([f"{line}\n" for line in lines]))
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    """Write to a standard stream, which may be closed, or unable to tell a file's name or a key as it is."""
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def check_outputs(*paths: Path | None) -> None:

@@ -248,3 +248,35 @@ def test_a_reader_that_leaves_is_no_error(shards):
     command = f"{sys.executable} -c '{code}' info {shards} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("elsewhere", "status", "said"),
+    [
+        (">&-", 0, ""),
+        (">/dev/full", 2, "augstream: No space left on device\n"),
+        (">out.txt; cat out.txt >&2", 0, "no .cls in: tr\\xe4in.tar/\\u03ba\n"),
+    ],
+)
+def test_an_output_that_is_closed_full_or_knows_no_such_letter(tmp_path, elsewhere, status, said):
+    shard = write_shard(tmp_path / "träin.tar", {"κ": {"jpg": b""}, "l": {"cls": b"", "jpg": b""}})
+    code = "import sys; from augstream.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = f"{sys.executable} -c '{code}' info '{shard.name}' {elsewhere}"
+    done = subprocess.run(
+        ["bash", "-e", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONIOENCODING": "ascii",
+            "PYTHONPATH": str(Path(cli.__file__).parent.parent),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        },
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.endswith(said)
+    assert "Traceback" not in done.stderr

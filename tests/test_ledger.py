@@ -365,6 +365,20 @@ def test_diff_of_equal_runs(shards, whole, tmp_path, capsys):
     )
 
 
+def test_diff_with_a_run_that_had_not_begun(shards, whole, tmp_path, capsys):
+    path = tmp_path / "not begun.ledger"
+    path.touch()
+    assert main(["diff", str(whole), str(path)]) == 1
+    assert capsys.readouterr().out == (
+        "they have none of their batches in common\n"
+        f"only {whole} has 20: epoch 0, unit 0 to epoch 1, unit 9\n"
+        f"{path} is empty: its run had not begun\n"
+    )
+    run(dataset_of(shards, seed=8), path, batches=2)
+    assert main(["diff", str(path), str(whole)]) == 1
+    assert f"to see it: augstream replay '{path}:0:0:0' SHARDS --pipeline" in capsys.readouterr().out
+
+
 class BlotAt(ResizeByHand):
     """Changes one value of one image of one epoch, as a fault would."""
 

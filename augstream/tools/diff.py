@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ..cli import add_command, say
@@ -196,10 +197,14 @@ def report(one: Run, other: Run, found: Comparison) -> Iterator[str]:
         if one.is_mixture:
             yield "to see it: augstream replay ADDRESS SHARDS --pipeline ..., by its __address__ (with_address=True)"
         else:
-            yield f"to see it: augstream replay {one.paths[0]}:{at} SHARDS --pipeline ..."
+            yield f"to see it: augstream replay {quote(f'{one.paths[0]}:{at}')} SHARDS --pipeline ..."
+    elif not found.num_equal:
+        yield f"they have none of their {found.what} in common"
     else:
         yield f"equal in all that both have: {found.num_equal:,} {found.what}, {found.num_samples:,} samples"
     for which, run in enumerate((one, other)):
+        if not run.headers:
+            yield f"{run.name} is empty: its run had not begun"
         lines = found.only[which]
         if lines:
             span = _where(lines[0]) + (f" to {_where(lines[-1])}" if len(lines) > 1 else "")
@@ -215,7 +220,9 @@ def first_difference(left: Line, right: Line) -> int | None:
 
 def unlike(one: Run, other: Run) -> Iterator[str]:
     """What the two runs say of themselves that is not alike, the number of their ranks aside."""
-    ours, theirs = (_flat(run.headers[-1]) if run.headers else {} for run in (one, other))
+    if not one.headers or not other.headers:
+        return
+    ours, theirs = (_flat(run.headers[-1]) for run in (one, other))
     for name in sorted({*ours, *theirs}):
         if ours.get(name) != theirs.get(name):
             yield f"  {name}: {ours.get(name)!r} against {theirs.get(name)!r}"
