@@ -292,6 +292,16 @@ def test_grey_is_refused_to_dtypes_that_opencv_has_none_for(method, dtype):
     assert (A.ToGray(p=1)(image=wide)["image"] == 60000).all()
 
 
+@pytest.mark.parametrize("dtype", ["u2", "i2", "i4", "i8", "?"])
+def test_inpainting_is_refused_to_dtypes_that_it_would_wreck(dtype):
+    image = np.full((20, 20, 3), 1, dtype)
+    for name in ("CoarseDropout", "Erasing"):
+        with pytest.raises(
+            RecipeError, match=f"uint8 images and floats of 0 to 1, got {image.dtype}; put ToFloat"
+        ):
+            getattr(A, name)(fill="inpaint_telea", p=1)(image=image)
+
+
 def test_tensors_are_contiguous_and_their_own():
     import torch
 

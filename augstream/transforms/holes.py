@@ -78,6 +78,12 @@ def inpainted(image: Array, holes: Iterable[Hole], method: str) -> Array:
     if image.ndim == 3 and image.shape[2] not in {1, 3}:
         msg = f"inpainting takes gray or RGB images, and got {image.shape[2]} channels; give a number as fill"
         raise RecipeError(msg)
+    if image.dtype != np.uint8 and image.dtype.kind != "f":
+        msg = (
+            f"inpainting takes uint8 images and floats of 0 to 1, got {image.dtype}; put ToFloat() before it, or give "
+            "a number as fill"
+        )
+        raise RecipeError(msg)
     mask = hole_mask(holes, image.shape)
     pixels = image if image.dtype == np.uint8 else np.rint(image * 255.0).clip(0, 255).astype(np.uint8)
     result = cv2.inpaint(pixels, mask, _INPAINT_RADIUS, _INPAINTERS[method]).reshape(image.shape)
