@@ -302,6 +302,34 @@ def test_inpainting_is_refused_to_dtypes_that_it_would_wreck(dtype):
             getattr(A, name)(fill="inpaint_telea", p=1)(image=image)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [case for case in [*CASES, *RGB_CASES] if case[0] in {"RGBShift", "Solarize"} or "Random" in case[0]],
+)
+def test_a_second_image_of_another_dtype_is_changed_alike(case):
+    image = np.random.default_rng(0).integers(60, 200, (20, 24, 3), dtype=np.uint8)
+    floats = (image / 255).astype(np.float32)
+    compose = A.Compose([getattr(A, case[0])(**case[1])], additional_targets={"other": "image"}, seed=1)
+    for first, second in ((image, floats), (floats, image)):
+        result = compose.at(1)(image=first, other=second)
+        assert np.array_equal(result["image"], compose.at(1)(image=first)["image"])
+        one, two = [found if found.dtype == np.uint8 else found * 255 for found in result.values()]
+        assert np.abs(one - two.astype(float)).max() < 1.01
+
+
+def test_a_second_image_may_be_grey():
+    image = np.random.default_rng(0).integers(60, 200, (20, 24, 3), dtype=np.uint8)
+    for dtype in (np.uint8, np.float32):
+        for grey in (image[:, :, 0].astype(dtype), image[:, :, :1].astype(dtype)):
+            targets = {"additional_targets": {"other": "image"}, "seed": 1}
+            shifted = A.Compose([A.RGBShift(p=1)], **targets)(image=image.astype(dtype), other=grey)
+            assert np.array_equal(shifted["image"][:, :, 0], shifted["other"].reshape(20, 24))
+            shuffled = A.Compose([A.ChannelShuffle(p=1)], **targets)(image=image, other=grey)
+            assert np.array_equal(shuffled["other"], grey)
+    with pytest.raises(RecipeError, match="an order of 3 channels, and a target has 4"):
+        A.Compose([A.ChannelShuffle(p=1)], **targets)(image=image, other=np.zeros((20, 24, 4), np.uint8))
+
+
 def test_tensors_are_contiguous_and_their_own():
     import torch
 

@@ -79,15 +79,21 @@ class RandomBrightnessContrast(TableTransform):
         beta *= top if self.brightness_by_max else float(np.mean(first_image(view)))
         if self.ensure_safe_range:
             alpha, beta = _safe(alpha, beta, top)
-        return {"alpha": alpha, "beta": beta}
+        return {"alpha": alpha, "beta": beta, **_unit(top)}
 
     def table(self, params: Params, shape: tuple[int, ...]) -> Table:
         """alpha * v + beta."""
-        return affine_table(params["alpha"], params["beta"])
+        beta = params["beta"]
+        return affine_table(params["alpha"], beta * 255 / params["top"] if "top" in params else beta)
 
     def on_floats(self, img: Array, params: Params) -> Array:
         """alpha * v + beta."""
-        return affine(img, params["alpha"], params["beta"])
+        return affine(img, params["alpha"], params["beta"] / params.get("top", 255.0))
+
+
+def _unit(top: float) -> Params:
+    """The brightest value of the image for which parameters were drawn, unless it is 255: targets may have others."""
+    return {} if top == 255.0 else {"top": top}
 
 
 def _safe(alpha: float, beta: float, top: float) -> tuple[float, float]:
@@ -154,15 +160,24 @@ class RGBShift(TableTransform):
             msg = f"RGBShift takes images of at most 3 channels, got shape {view.shape}"
             raise RecipeError(msg)
         top = max_value(view.dtype)
-        return {"shifts": [rng.uniform(*share) * top for share in self._shares[:num_channels]]}
+        shifts = [rng.uniform(*share) * top for share in self._shares[:num_channels]]
+        return {"shifts": shifts, **_unit(top)}
 
     def table(self, params: Params, shape: tuple[int, ...]) -> Table:
         """v + shift, truncated towards zero."""
-        return shift_tables(params["shifts"])
+        shifts = _shifts_of(params, shape)
+        return shift_tables([shift * 255 / params["top"] for shift in shifts] if "top" in params else shifts)
 
     def on_floats(self, img: Array, params: Params) -> Array:
         """v + shift."""
-        return shifted(img, params["shifts"])
+        top = params.get("top", 255.0)
+        return shifted(img, [shift / top for shift in _shifts_of(params, img.shape)])
+
+
+def _shifts_of(params: Params, shape: tuple[int, ...]) -> list[float]:
+    """The shifts of an image of `shape`; they were drawn for the image of the call, and other targets may be grey."""
+    shifts: list[float] = params["shifts"]
+    return shifts[:1] if is_grey(shape) else shifts
 
 
 def _as_shares(limits: Range) -> Range:
@@ -277,7 +292,12 @@ class ChannelShuffle(ImageOnlyTransform):
     def apply(self, img: Array, **params: Any) -> Array:
         """The image with its channels in that order."""
         order = params["channels_shuffled"]
-        return img.copy() if order is None else shuffled(img, order)
+        if order is None or is_grey(img.shape):
+            return img.copy()
+        if len(order) != img.shape[2]:
+            msg = f"ChannelShuffle drew an order of {len(order)} channels, and a target has {img.shape[2]}"
+            raise RecipeError(msg)
+        return shuffled(img, order)
 
 
 class ToGray(ImageOnlyTransform):
