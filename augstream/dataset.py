@@ -117,7 +117,8 @@ class BatchDataset(IterableDataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass epoch `epoch`, in live and future workers; if it would be anyway, change nothing.
 
-        So calling it before every epoch, or after `load_state_dict`, does no harm.
+        So calling it before every epoch, or after `load_state_dict`, does no harm. A `StreamLoader` that is made
+        afterwards begins there; one that was made before has a `set_epoch` of its own.
         """
         if self._board.next_pass[0] != epoch:
             self._board.set_epoch(epoch)
