@@ -46,10 +46,11 @@ class Field:
     path: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.suffixes or self.kind not in _DECODERS or (self.path and self.kind != "json"):
+        is_list = bool(self.suffixes) and not isinstance(self.suffixes, str)
+        if not is_list or self.kind not in _DECODERS or (self.path and self.kind != "json"):
             msg = (
-                f"a field needs suffixes and a kind out of {', '.join(_DECODERS)}, and a path only for json; "
-                f"got {self.suffixes!r}, {self.kind!r}, {self.path!r}"
+                f"a field needs suffixes, as in ('jpg', 'png'), and a kind out of {', '.join(_DECODERS)}, and a path "
+                f"only for json; got {self.suffixes!r}, {self.kind!r}, {self.path!r}"
             )
             raise RecipeError(msg)
 
@@ -217,7 +218,11 @@ def _decode_int(data: bytes) -> int:
     try:
         return int(data)
     except ValueError:
-        msg = f"a whole number in ASCII was expected, got {data[:40]!r}"
+        msg = (
+            f"a whole number in ASCII was expected, got {data[:40]!r}; if it is meant to be a text, pass "
+            'fields={"label": A.Field(suffixes=("cls",), kind="text"), ...}, or on the command line '
+            """--fields '{"label": {"suffixes": ["cls"], "kind": "text"}, ...}'"""
+        )
         raise SampleError(msg) from None
 
 

@@ -8,6 +8,8 @@ import sys
 import tarfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from augstream import cli
@@ -202,11 +204,35 @@ def test_a_pipeline_that_cannot_be_had_is_an_error_in_words(
     assert (out, err[: len(said) + 11]) == ("", f"augstream: {said}")
 
 
-def test_fields_that_are_no_json_are_said_so(capsys):
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("image=jpg", "'image=jpg' is no JSON (Expecting value: "),
+        ('{"label": {"suffixes": "cls", "kind": "text"}}', "a field needs suffixes, as in ('jpg', 'png'), "),
+        ('{"label": {"suffixes": ["cls"], "kind": "word"}}', "a kind out of image, mask, int, float, text"),
+        ('{"label": {"suffixes": ["cls"]}}', "missing 1 required positional argument: 'kind'"),
+    ],
+)
+def test_fields_that_are_none_are_said_so(fields, said, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["preview", "x.tar", "--fields", "image=jpg"])
+        cli.main(["preview", "x.tar", "--fields", fields])
     assert caught.value.code == 2
-    assert "--fields: 'image=jpg' is no JSON (Expecting value: " in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+def test_labels_that_are_texts_and_large_images_are_read_when_that_is_meant(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    image = cv2.imencode(".png", np.zeros((50, 60, 3), np.uint8))[1].tobytes()
+    write_shard(tmp_path / "a.tar", {"k": {"png": image, "cls": b"cat"}})
+    assert cli.main(["preview", "a.tar"]) == 2
+    said = capsys.readouterr().err
+    assert "a whole number in ASCII was expected, got b'cat'; if it is meant to be a text" in said
+    proposed = said.partition("--fields '")[2].partition("'")[0].replace(", ...", ', "image": "png"')
+    assert cli.main(["preview", "a.tar", "--fields", proposed]) == 0
+    assert '"label":"cat"' in (tmp_path / "preview.html").read_text()
+    assert cli.main(["preview", "a.tar", "--fields", proposed, "--max-pixels", "2999"]) == 2
+    assert "over the limit of 2999; pass a larger max_pixels" in capsys.readouterr().err
+    assert cli.main(["preview", "a.tar", "--fields", proposed, "--max-pixels", "3000"]) == 0
 
 
 def test_help_and_usage(capsys):

@@ -17,8 +17,10 @@ from typing import Any, get_args
 from ..augment import NoStage
 from ..cli import add_command, add_shards, check_outputs, say
 from ..dataset import StreamDataset
-from ..errors import RecipeError
+from ..decode import Field
+from ..errors import AugstreamError, RecipeError
 from ..images.encoded import DecodeMode
+from ..images.pixels import MAX_PIXELS
 from ..order import Recipe
 from ..seeding import Address
 from ..stream import FULL_SCOPE
@@ -93,7 +95,10 @@ def add_stream_arguments(parser: argparse.ArgumentParser, *, recipe: bool = True
     default = f"default {','.join(FULL_SCOPE)}" if recipe else "default: all of it, or what the address has"
     parser.add_argument("--scope", help=f"the stream's scope ({default})")
     parser.add_argument(
-        "--fields", type=_json, metavar="JSON", help='the stream\'s fields, {"image": "jpg;png"} say'
+        "--fields",
+        type=_fields,
+        metavar="JSON",
+        help="""the stream's fields, {"image": "jpg;png", "label": {"suffixes": ["cls"], "kind": "text"}} say""",
     )
     parser.add_argument(
         "--decode",
@@ -101,14 +106,34 @@ def add_stream_arguments(parser: argparse.ArgumentParser, *, recipe: bool = True
         default="region",
         help="how images are decoded (default region)",
     )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help=f"refuse larger images (default {MAX_PIXELS})",
+    )
 
 
-def _json(text: str) -> Any:
+def _fields(text: str) -> Any:
+    """The fields that a command line names: JSON, whose dicts stand for `Field` objects."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except ValueError as error:
         msg = f"""{text!r} is no JSON ({error}); write '{{"image": "jpg;png", "label": "cls"}}', say"""
         raise argparse.ArgumentTypeError(msg) from None
+    try:
+        if isinstance(found, dict):
+            return {
+                name: _field(value) if isinstance(value, dict) else value for name, value in found.items()
+            }
+    except (AugstreamError, TypeError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return found
+
+
+def _field(value: dict[str, Any]) -> Field:
+    lists = {name: tuple(item) for name, item in value.items() if isinstance(item, list)}
+    return Field(**{**value, **lists})
 
 
 def numbers_of_workers(text: str) -> list[int]:
@@ -136,6 +161,7 @@ def _dataset(
         scope=scope if parsed.scope is None else tuple(parsed.scope.replace(" ", "").split(",")),
         fields=parsed.fields,
         decode=parsed.decode,
+        max_pixels=parsed.max_pixels,
         **recipe,
     )
 
