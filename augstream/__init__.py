@@ -5,6 +5,7 @@ Names are loaded when first used: `import augstream` alone imports neither torch
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -54,7 +55,7 @@ _ROOMS = {
     "transforms.recipes": ("AugMix", "AutoAugment", "RandAugment", "TrivialAugmentWide"),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
-_MODULES = ("testing", "wds")
+_MODULES = ("pytorch", "testing", "wds")
 
 __all__ = sorted([*_ROOM_OF, *_MODULES])  # noqa: PLE0605  # one table says where each name lives
 __version__ = "0.1.0"
@@ -65,7 +66,9 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.{name}")
     room = _ROOM_OF.get(name)
     if room is None:
-        msg = f"module {__name__!r} has no attribute {name!r}"
+        nearest = [] if name.startswith("_") else get_close_matches(name, __all__, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        msg = f"module {__name__!r} has no attribute {name!r}{hint}"
         raise AttributeError(msg)
     value = getattr(import_module(f"{__name__}.{room}"), name)
     globals()[name] = value

@@ -33,8 +33,14 @@ def test_public_classes_know_where_they_live() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'HorisontalFlip'"):
+    with pytest.raises(AttributeError, match="no attribute 'HorisontalFlip'; did you mean 'HorizontalFlip'"):
         A.HorisontalFlip  # noqa: B018  # the access is the test
+
+
+def test_tensors_are_also_where_albumentations_keeps_them() -> None:
+    from augstream.pytorch import ToTensorV2
+
+    assert ToTensorV2 is A.ToTensorV2 is A.pytorch.ToTensorV2
 
 
 def test_star_import_and_dir_agree_with_the_door() -> None:

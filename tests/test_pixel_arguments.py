@@ -91,7 +91,7 @@ def test_no_argument_of_the_wrong_kind_is_an_error_of_another_kind():
         object,
     ]
     messages = []
-    for cls in [getattr(A, name) for name in A.__all__ if name not in {"Lambda", "testing", "wds"}]:
+    for cls in [getattr(A, name) for name in A.__all__ if name != "Lambda"]:
         if not (isinstance(cls, type) and issubclass(cls, A.BasicTransform)):
             continue
         arguments = inspect.signature(cls).parameters
