@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
 import signal
+import threading
 
 import pytest
+from engine import dataset_of
 
 from augstream.errors import WorkerError
 from augstream.workers.channel import Channel, ChannelClosed, is_orphan
 from augstream.workers.slots import anonymous_file, mapped
+from augstream.workers.worker import Assignment, Grant, Hello, Worker
 
 
 def test_messages_and_descriptors_arrive_in_order():
@@ -49,6 +53,68 @@ def test_sending_never_waits():
     with pytest.raises(ChannelClosed):
         list(map(ours.send, [b"x" * 1000] * 100_000))
     assert theirs.receive() is not None
+
+
+def filled(channel):
+    """How many messages were sent until there was no room for more."""
+    return sum(1 for _ in iter(lambda: channel.offer("filling"), False))
+
+
+def test_what_there_is_no_room_for_can_be_offered_again():
+    ours, theirs = Channel.pair()
+    num_sent = filled(theirs)
+    assert num_sent > 64  # grants: see the pool
+    assert not theirs.wait(0, for_room=True)
+    assert [ours.receive() for _ in range(num_sent)] == [("filling", None)] * num_sent
+    assert theirs.wait(0, for_room=True)
+    assert theirs.offer("again")
+    assert ours.receive() == ("again", None)
+    ours.close()
+    assert theirs.wait(0)
+    with pytest.raises(ChannelClosed):
+        theirs.offer("to nobody")
+
+
+class Watched(Channel):
+    """A channel that tells when there was no room in it."""
+
+    def __init__(self, end):
+        super().__init__(end)
+        self.was_full = threading.Event()
+
+    def offer(self, message, descriptor=None):
+        is_sent = super().offer(message, descriptor)
+        if not is_sent:
+            self.was_full.set()
+        return is_sent
+
+
+def test_a_worker_waits_for_room_and_listens_meanwhile(shards):
+    dataset = dataset_of(shards)
+    ours, theirs = Watched.pair()
+    worker = Worker(dataset.stream, dataset.topology(1), 0, theirs)
+    num_sent = filled(theirs)
+    theirs.was_full.clear()
+
+    def run():
+        with contextlib.suppress(ChannelClosed):
+            worker.run()
+        theirs.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    ours.send(Assignment(1, 0, 0, 0, 1, (), run_on=False))
+    thread.start()
+    assert theirs.was_full.wait(60)
+    ours.send(Grant(1, ()))  # so that it makes two
+    assert isinstance(ours.receive()[0], Hello)
+    read = [ours.receive()[0] for _ in range(num_sent)]
+    while len(read) < num_sent + 2:
+        assert ours.wait(60)
+        read.append(ours.receive()[0])
+    assert [(message.epoch, message.step) for message in read[num_sent:]] == [(0, 0), (0, 1)]
+    ours.close()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_a_message_too_long_is_refused():

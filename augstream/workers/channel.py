@@ -48,6 +48,11 @@ class Channel:
 
         Never waits: a receiver that takes nothing for so long that the socket is full counts as gone.
         """
+        if not self.offer(message, descriptor):
+            raise ChannelClosed
+
+    def offer(self, message: Any, descriptor: int | None = None) -> bool:
+        """Send as `send` does; False, and nothing is sent, if the socket is full of what was not received yet."""
         packet = pickle.dumps(message, protocol=5)
         if len(packet) > _MAX_MESSAGE_BYTES:
             msg = f"a message of {len(packet)} bytes is too long; {_MAX_MESSAGE_BYTES} is the most"
@@ -57,8 +62,11 @@ class Channel:
                 self._socket.send(packet)
             else:
                 socket.send_fds(self._socket, [packet], [descriptor])
+        except BlockingIOError:
+            return False
         except OSError as error:
             raise ChannelClosed from error
+        return True
 
     def receive(self) -> tuple[Any, int | None] | None:
         """The next message and the descriptor that came with it; None if none is there yet.
@@ -81,10 +89,10 @@ class Channel:
                 raise WorkerError(msg)
             return pickle.loads(packet), descriptors[0] if descriptors else None  # noqa: S301  # our own process's
 
-    def wait(self, timeout_s: float) -> bool:
-        """Whether a message, or the end, arrives within `timeout_s`."""
+    def wait(self, timeout_s: float, *, for_room: bool = False) -> bool:
+        """Whether a message, or the end, or, if asked for, room to send one, is there within `timeout_s`."""
         poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
+        poller.register(self._socket, select.POLLIN | (select.POLLOUT if for_room else 0))
         return bool(poller.poll(timeout_s * 1000))
 
     def close(self) -> None:

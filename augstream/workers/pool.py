@@ -40,6 +40,7 @@ from .worker import (
 
 _log = logging.getLogger("augstream.loader")
 
+_MAX_GRANTS = 64  # that a worker at a long batch finds unread: a socket holds a few hundred messages
 _MAX_LENT = 3  # batches of one worker that a consumer may keep before they are copied
 _START_LIMIT_S = 60.0  # to start an interpreter and import what the transform needs
 _TICK_S = 0.5
@@ -63,6 +64,8 @@ class _Process:
     channel: Channel
     slots: TrainerSlots
     page: Page | None = None
+    owed: int = 0
+    """Batches that were taken and have not been granted anew."""
 
     def at(self) -> tuple[int, int, int] | None:
         """(epoch, step, place) of the sample it is at, or was at when it died; None between batches."""
@@ -149,8 +152,11 @@ class Pool:
             raise WorkerError(msg)
         started = perf_counter_ns()
         value = process.slots.open(_sealed(announcement))
-        if post.current is not None:
-            self._send(post, Grant(1, post.current.slots.returned()))
+        if (current := post.current) is not None:
+            current.owed += 1
+            if current.owed * _MAX_GRANTS > self._prefetch_factor:
+                owed, current.owed = current.owed, 0
+                self._send(post, Grant(owed, current.slots.returned()))
         if isinstance(value, Failure):
             raise value.raised()
         made: Made = value
@@ -281,6 +287,8 @@ class Pool:
             self._start(post)
         epoch, start_unit, first_step = post.cursor
         ahead = max(self._prefetch_factor - len(post.ready), 0)
+        if post.current is not None:
+            post.current.owed = 0
         self._send(
             post,
             Assignment(self._generation, epoch, start_unit, first_step, ahead, self._skips, self._run_on),

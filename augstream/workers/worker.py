@@ -154,8 +154,8 @@ class Worker:
             else:
                 self._make(*step)
 
-    def _wait(self) -> None:
-        if not self._channel.wait(_POLL_S) and is_orphan(self._parent):
+    def _wait(self, *, for_room: bool = False) -> None:
+        if not self._channel.wait(_POLL_S, for_room=for_room) and is_orphan(self._parent):
             raise ChannelClosed
 
     def _listen(self) -> None:
@@ -212,7 +212,11 @@ class Worker:
 
     def _announce(self, epoch: int, step: int, sealed: Sealed) -> None:
         place = (sealed.slot, sealed.offset, sealed.size_bytes)
-        self._channel.send(Announcement(self._generation, epoch, step, *place), sealed.descriptor)
+        announcement = Announcement(self._generation, epoch, step, *place)
+        while not self._channel.offer(announcement, sealed.descriptor):
+            # the trainer is long at something else
+            self._wait(for_room=True)
+            self._listen()
         self._slots.sent(sealed)
 
     def _progress(self, place: int) -> None:
