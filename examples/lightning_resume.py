@@ -8,7 +8,7 @@ Lightning saves the place of every loader that has `state_dict` and `load_state_
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -73,5 +73,10 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "folder", nargs="?", help="where the shards are written (default: somewhere temporary)"
+    )
+    given = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as temporary:
-        main(Path(sys.argv[1] if len(sys.argv) > 1 else temporary))
+        main(Path(given or temporary))

@@ -8,9 +8,9 @@ boxes, in the JSON, are those of the largest bright pieces, so that masks and bo
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def make(folder: str | Path, *, num_samples: int = 96, num_shards: int = 4, size
                     info = tarfile.TarInfo(f"{number:06d}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
-    return f"{folder}/train-{{000000..{num_shards - 1:06d}}}.tar"
+    return f"{Path(folder)}/train-{{000000..{num_shards - 1:06d}}}.tar"
 
 
 def members_of(photo: np.ndarray, label: int, size: int, rng: np.random.Generator) -> dict[str, bytes]:
@@ -54,4 +54,6 @@ def members_of(photo: np.ndarray, label: int, size: int, rng: np.random.Generato
 
 
 if __name__ == "__main__":
-    print(make(sys.argv[1] if len(sys.argv) > 1 else "shards"))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", nargs="?", default="shards", help="where they are written (default shards)")
+    print(make(parser.parse_args().folder))

@@ -5,7 +5,7 @@ python examples/segmentation.py [sheet.png]
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -77,5 +77,10 @@ def main(folder: Path, sheet: Path | None) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "sheet", nargs="?", type=Path, help="a picture to write of the last batch, sheet.png say"
+    )
+    given = parser.parse_args().sheet
     with tempfile.TemporaryDirectory() as temporary:
-        main(Path(temporary), Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+        main(Path(temporary), given)

@@ -5,8 +5,8 @@ python examples/stock_dataloader.py
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 from itertools import islice
 from typing import Any
@@ -58,5 +58,10 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "folder", nargs="?", help="where the shards are written (default: somewhere temporary)"
+    )
+    given = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as temporary:
-        main(sys.argv[1] if len(sys.argv) > 1 else temporary)
+        main(given or temporary)

@@ -142,7 +142,8 @@ def record(folder: Path, rank: int, done: int, loss: Tensor, step: list[dict[str
 
 
 if __name__ == "__main__":
+    given = arguments()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    train(arguments())
+    train(given)
     dist.destroy_process_group()

@@ -8,7 +8,7 @@ sample is the same in every run, and on any number of workers, for it follows fr
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 
 import photo_shards
@@ -60,5 +60,10 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "folder", nargs="?", help="where the shards are written (default: somewhere temporary)"
+    )
+    given = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as temporary:
-        main(sys.argv[1] if len(sys.argv) > 1 else temporary)
+        main(given or temporary)

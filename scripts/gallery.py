@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,11 @@ def row(name: str, arguments: dict[str, Any], photo: Picture) -> list[Picture]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs/gallery")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path("docs/gallery"), help="default docs/gallery"
+    )
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     photo = cv2.imread(str(PHOTO), cv2.IMREAD_COLOR_RGB)
     photo = np.ascontiguousarray(cv2.resize(photo[:, 80:480], (200, 200), interpolation=cv2.INTER_AREA))

@@ -12,6 +12,7 @@ import torchrun
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
+GALLERY = torchrun.EXAMPLES.parent / "scripts" / "gallery.py"
 EXAMPLES = sorted(path.stem for path in torchrun.EXAMPLES.glob("*.py"))
 NEEDS = {"lightning_resume": "lightning"}
 ELSEWHERE = {
@@ -49,3 +50,19 @@ def test_an_example_runs_and_says_what_it_found(name: str, tmp_path: Path) -> No
     assert picture.exists() == bool(arguments)
     left = [path.name for path in tmp_path.iterdir() if path != picture]
     assert left == []
+
+
+@pytest.mark.parametrize(
+    "script", [*sorted(torchrun.EXAMPLES.glob("*.py")), GALLERY], ids=lambda path: path.stem
+)
+def test_asking_for_help_gets_help_and_no_file_of_that_name(script: Path, tmp_path: Path) -> None:
+    needed = NEEDS.get(script.stem)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed")
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"],
+        capture_output=True, text=True, timeout=60, check=False, env=torchrun.environment(), cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: {script.name} [-h]")
+    assert list(tmp_path.iterdir()) == []
