@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.{name}")
     room = _ROOM_OF.get(name)
     if room is None:
-        nearest = [] if name.startswith("_") else get_close_matches(name, __all__, n=1)
+        nearest = [] if name.startswith("_") else get_close_matches(name, __all__, n=1, cutoff=0.8)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         msg = f"module {__name__!r} has no attribute {name!r}{hint}"
         raise AttributeError(msg)

@@ -10,6 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import augstream as A
 from augstream.errors import RecipeError
 from augstream.transforms.bboxes import BboxParams, BboxProcessor
 
@@ -354,6 +355,26 @@ def test_what_is_no_boxes_is_refused(bboxes: Any, labels: Any, match: str) -> No
         through(BboxParams("albumentations", label_fields=["labels"]), data)
 
 
+@pytest.mark.parametrize("names", [("bboxes", "keypoints"), ("first", "second")])
+def test_no_two_targets_share_a_label_field(names: tuple[str, str]) -> None:
+    compose = A.Compose(
+        [A.Crop(0, 0, 5, 5, p=1)],
+        bbox_params=A.BboxParams("coco", label_fields=["labels"]),
+        keypoint_params=A.KeypointParams("xy", label_fields=["labels"]),
+        additional_targets={"first": "bboxes", "second": "bboxes"},
+    )
+    one, other = names
+    data = {"image": np.zeros((40, 40, 3), np.uint8), "labels": [1, 2]}
+    rows = {one: [[1, 1, 2, 2], [30, 30, 2, 2]], other: [[20, 20, 1, 1], [2, 2, 1, 1]]}
+    with pytest.raises(
+        RecipeError, match=f"'labels' is that of '{one}' and of '{other}'.*give each a field of its own"
+    ):
+        compose(**data, **rows)
+    for name, rows_of_one in rows.items():
+        assert len(compose(**data, **{name: rows_of_one})["labels"]) == 1
+    assert compose(**data, bboxes=rows[one], second=rows[one])["labels"] == [1]  # it is that of bboxes
+
+
 def test_a_transform_that_loses_columns_is_told() -> None:
     processor = BboxProcessor(BboxParams("albumentations", label_fields=["labels"]))
     data: dict[str, Any] = {"bboxes": [[0, 0, 1, 1]], "labels": ["a"]}
@@ -370,6 +391,7 @@ def test_a_transform_that_loses_columns_is_told() -> None:
         ({"format": "voc"}, "format must be one of 'coco'"),
         ({"format": "coco", "coord_format": "yolo"}, "give one of the two"),
         ({"format": "coco", "label_fields": "labels"}, "must be a list of names"),
+        ({"format": "coco", "label_fields": ["names", "mask"]}, r"names of their own, got \['mask'\]"),
         ({"format": "coco", "min_area": -1}, "min_area must be 0 or more"),
         ({"format": "coco", "min_visibility": 1.5}, "share from 0 to 1"),
         ({"format": "coco", "max_accept_ratio": 0.5}, "1 or more"),

@@ -408,6 +408,10 @@ def test_what_makes_no_sense_is_refused(build: Callable[[], Any], match: str) ->
 def test_an_unknown_argument_suggests_the_nearest() -> None:
     with pytest.raises(TypeError, match="did you mean 'replace'"):
         A.SomeOf([Mark(1)], replaec=True)
+    with pytest.raises(
+        TypeError, match=r"Resize\(\): missing a required argument: 'width' \(it takes: height, width, "
+    ):
+        A.Resize(224)
     with pytest.raises(TypeError, match="a transform that is always applied has p=1"):
         A.HorizontalFlip(always_apply=True)
 

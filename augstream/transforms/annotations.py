@@ -25,6 +25,7 @@ from .values import shortened
 
 Array = npt.NDArray[Any]
 ParamsT = TypeVar("ParamsT")
+_TARGETS = frozenset({"image", "images", "mask", "masks", "bboxes", "keypoints"})
 
 
 # A label field on its way: its name, the original values, and the type of the values in its column, or None if the
@@ -88,6 +89,10 @@ def checked_fields(cls: str, label_fields: Sequence[str] | None) -> tuple[str, .
         return None
     if isinstance(label_fields, str) or not all(isinstance(name, str) for name in label_fields):
         msg = f"{cls}: label_fields must be a list of names, got {label_fields!r}; pass ['labels'], say"
+        raise RecipeError(msg)
+    targets = sorted(_TARGETS.intersection(label_fields))
+    if targets:
+        msg = f"{cls}: label_fields must be names of their own, got {targets}, which are targets"
         raise RecipeError(msg)
     return tuple(label_fields)
 

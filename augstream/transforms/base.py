@@ -68,7 +68,11 @@ class TransformMeta(ABCMeta):
                 kwargs[new] = kwargs.pop(old)
         signature = _signature(cls)
         _check_arguments(cls.__name__, signature, kwargs, legacy)
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            msg = f"{cls.__name__}(): {error} (it takes: {', '.join(signature.parameters) or 'none'})"
+            raise TypeError(msg) from None
         for name in _flags(cls) & bound.arguments.keys():
             check_flag(cls.__name__, name, bound.arguments[name])
         instance = super().__call__(*args, **kwargs)

@@ -158,6 +158,19 @@ class Call:
             self.states[name] = processor.prepare(self.others, self.shape)
             self.unsettled = True
 
+    def check_labels(self) -> None:
+        """Raise if two targets have a label field together: of each, others may be dropped."""
+        owners: dict[str, str] = {}
+        for name, (_, _, _, labels) in self.states.items():
+            for field, _, _ in labels:
+                if field in owners:
+                    msg = (
+                        f"the label field {field!r} is that of {owners[field]!r} and of {name!r}, and not the same "
+                        "ones of them may be dropped; give each a field of its own, under another name"
+                    )
+                    raise RecipeError(msg)
+                owners[field] = name
+
     def take(self, data: Mapping[str, Any]) -> None:
         """Sort the user's data by kind, checked; None and what no transform knows pass through."""
         kinds = self.kinds

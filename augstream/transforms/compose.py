@@ -88,6 +88,8 @@ class Compose(BaseCompose):
         self.bbox_params = params_from(BboxParams, bbox_params)
         self.keypoint_params = params_from(KeypointParams, keypoint_params)
         self._processors = self._make_processors()
+        fields = [field for each in self._processors.values() for field in set(each.label_fields)]
+        self._shares_labels = len(fields) > len(set(fields))
         self._sequence = CallSequence(seed, name=name, worker_seed=worker_seed)
         self._idle_draws: list[Draws] = []
         self._watch = Watch() if strict else None
@@ -205,6 +207,8 @@ class Compose(BaseCompose):
                 self._check(call)
             if self._processors:
                 call.prepare(self._processors)
+                if self._shares_labels:
+                    call.check_labels()
             self.run(call, b"", force=force)
         finally:
             if token is not None:
@@ -235,7 +239,7 @@ class Compose(BaseCompose):
     def _check_names(self, data: Mapping[str, Any]) -> None:
         known = {*self._kinds}
         for processor in self._processors.values():
-            known.update(getattr(processor, "label_fields", ()))
+            known.update(processor.label_fields)
         unknown = sorted(set(data) - known)
         if unknown:
             unknown = sorted(set(unknown) - own_targets(self))

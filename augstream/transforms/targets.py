@@ -21,6 +21,9 @@ class Processor(Protocol):
         """ "bboxes" or "keypoints"."""
         ...
 
+    label_fields: tuple[str, ...]
+    """The fields that hold one label for each row."""
+
     check_each_transform: bool
     """Whether `filter` runs after every transform, or at the end only."""
 
