@@ -191,8 +191,11 @@ def _index(arguments: argparse.Namespace) -> int:
         raise IndexFileError(msg)
     for path in index.store.files:
         say(f"wrote {path}")
-    for path in emit(index, arguments.emit, _directory(index.urls[0]), split=arguments.split):
-        say(f"wrote {path}")
+    for kind in dict.fromkeys(
+        arguments.emit
+    ):  # one by one, so that what is there is told before one that fails
+        for path in emit(index, [kind], _directory(index.urls[0]), split=arguments.split):
+            say(f"wrote {path}")
     return 0
 
 

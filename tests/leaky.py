@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import time
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -82,6 +83,14 @@ def unfilled_elsewhere(image: Any, **_: Any) -> Any:
 
 def entropy(image: Any, **_: Any) -> Any:
     return image + np.uint8(np.random.default_rng().integers(9))
+
+
+def unseeded(image: Any, **_: Any) -> Any:
+    return image + np.uint8(random.Random().randrange(256))
+
+
+def clock_id(image: Any, **_: Any) -> Any:
+    return image + np.uint8(uuid.uuid1().int // 2**100 % 251)
 
 
 class Counting(A.ImageOnlyTransform):

@@ -94,6 +94,14 @@ def test_index_with_checksums_and_side_files(shards, capsys):
         assert cli.main(["info", str(shards / start)]) == 0
 
 
+def test_what_was_written_is_told_before_what_cannot_be(tmp_path, capsys):
+    shard = write_shard(tmp_path / "a.tar", {"k 0": {"jpg": b""}})
+    assert cli.main(["index", str(shard), "--emit", "wids", "dali", "sizes"]) == 2
+    out, err = capsys.readouterr()
+    assert out.endswith(f"wrote {tmp_path / INDEX_NAME}\nwrote {tmp_path / 'shards.json'}\n")
+    assert "a DALI index can't tell names with spaces" in err
+
+
 def test_index_where_nothing_can_be_written(shards, capsys):
     (shards / INDEX_NAME).mkdir()  # a directory in the file's place
     (shards / INDEX_NAME / "x").mkdir()

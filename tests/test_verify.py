@@ -53,6 +53,8 @@ FUNCTIONS = {
     leaky.unfilled: ("uninitialised-memory", "", "np.empty"),
     leaky.unfilled_elsewhere: ("uninitialised-memory", "", "empty((1024"),
     leaky.entropy: ("entropy", "", "default_rng()"),
+    leaky.unseeded: ("entropy", "", "random.Random()"),
+    leaky.clock_id: ("time", "", "uuid.uuid1()"),
     leaky.opencv_threads: ("opencv-threads", "", None),
 }
 

@@ -194,8 +194,18 @@ def _answer(end: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> No
 
 _TELLING: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "time": (
-        frozenset({"time", "datetime"}),
-        frozenset({*_CLOCKS_S, *(f"{name}_ns" for name in _CLOCKS_S), "now", "utcnow", "today", *_CALENDARS}),
+        frozenset({"time", "datetime", "uuid"}),
+        frozenset(
+            {
+                *_CLOCKS_S,
+                *(f"{name}_ns" for name in _CLOCKS_S),
+                "now",
+                "utcnow",
+                "today",
+                "uuid1",
+                *_CALENDARS,
+            }
+        ),
     ),
     "process": (
         frozenset({"posix", "_thread"}),
@@ -220,6 +230,10 @@ def telling_calls(run: Callable[[], Any], found: dict[str, Line]) -> Any:
             ).__module__ or ""  # datetime.now is of its class
         elif event == "call" and frame.f_back is not None:
             name, module = frame.f_code.co_name, frame.f_globals.get("__name__", "")
+            if (name, module) == ("seed", "random") and frame.f_locals[
+                "a"
+            ] is None:  # as random.Random() does
+                name, module = "urandom", "posix"
             frame = frame.f_back
         else:
             return
