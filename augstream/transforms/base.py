@@ -159,7 +159,8 @@ class BasicTransform(Applicable):
 
     Subclass `ImageOnlyTransform` or `DualTransform`. Override `apply` (and `apply_to_mask`, `apply_to_bboxes`, …), and
     `draw`, or `get_params` / `get_params_dependent_on_data`, for the parameters, which should be JSON-able; random
-    numbers come from the `Draws` given, or from `self.py_random` and `self.random_generator`.
+    numbers come from the `Draws` given, or from `self.py_random` and `self.random_generator`. A property `targets`, a
+    dict of names and functions, says instead which targets it changes, and by what: of any names, say "weather".
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset()

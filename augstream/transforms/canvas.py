@@ -113,12 +113,14 @@ class Canvas:
 
     def _start(self, array: Image) -> None:
         """Have nothing pending on `array`; OpenCV would take bytes of another order for those of its own."""
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
+        dtype = array.dtype
+        if dtype is not UINT8 and not dtype.isnative:  # the first is quicker to ask
+            dtype = dtype.newbyteorder("=")
+            array = array.astype(dtype)
         self._array: Image | None = array
         self._source: Source | None = None
         self.shape: tuple[int, ...] = array.shape
-        self.dtype = array.dtype
+        self.dtype = dtype
         self.is_pending = False
         self._box: Box | None = None
         self._symmetry = 0
