@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
+from numbers import Real
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -114,7 +115,7 @@ class StreamLoader:
             given = type(dataset).__name__
             msg = f"StreamLoader iterates a StreamDataset or Mixture, got {given}; pass A.StreamDataset(...)"
             raise RecipeError(msg)
-        if timeout_s is not None and not timeout_s > 0:
+        if timeout_s is not None and not (isinstance(timeout_s, Real) and timeout_s > 0):
             msg = f"timeout_s must be a positive number of seconds or None, got {timeout_s!r}"
             raise RecipeError(msg)
         self.dataset = dataset
@@ -153,6 +154,13 @@ class StreamLoader:
     def batch_size(self) -> int:
         """Samples in a full batch."""
         return self.dataset.recipe.batch_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **self.__dict__,
+            "_source": None,
+            "_begun": False,
+        }  # a copy is at our place, with workers of its own
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch on this rank."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import inspect
 import itertools
@@ -484,6 +485,7 @@ def names(dataset, epoch, units):
         ({"prefetch_factor": 0}, "prefetch_factor must be"),
         ({"max_respawns": 0}, "max_respawns must be"),
         ({"timeout_s": 0}, "timeout_s must be"),
+        ({"timeout_s": "2"}, "timeout_s must be"),
         ({"num_workers": 1, "multiprocessing_context": "thread"}, "multiprocessing_context must be"),
     ],
 )
@@ -599,9 +601,24 @@ def test_a_batch_that_cannot_leave_its_process_is_told_what_to_do(shards):
         assert loader.state_dict()["units"] == 0
 
 
-def test_a_loader_and_its_dataset_pickle_whole_or_say_no(dataset, epochs):
-    copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301  # our own bytes
-    assert digests(A.StreamLoader(copy)) == epochs[0]
+@pytest.mark.parametrize("arguments", [{}, {"num_workers": 2, "workers": "thread"}, {"num_workers": 2}])
+def test_a_copy_of_a_loader_or_dataset_goes_on_by_itself(dataset, epochs, arguments, tmp_path):
+    copied = pickle.loads(pickle.dumps(dataset))  # noqa: S301  # our own bytes
+    assert digests(A.StreamLoader(copied)) == epochs[0]
+    with A.StreamLoader(dataset, **arguments) as loader:
+        next(iter(loader))
+        pids = loader.worker_pids
+        for other in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):  # noqa: S301  # our own bytes
+            with other:
+                assert other.worker_pids == []
+                assert digest(next(iter(other))) == epochs[0][1]
+        assert loader.worker_pids == pids
+        assert digest(next(iter(loader))) == epochs[0][1]
+    with A.StreamLoader(dataset, ledger=tmp_path / "run.ledger", **arguments) as loader:
+        next(iter(loader))
+        other = copy.deepcopy(loader)
+    with other:  # one at a time may write a ledger
+        assert digests(other) == epochs[0][1:]
 
 
 def test_a_transform_that_spawn_cannot_pickle_is_told_what_to_do(shards):

@@ -229,6 +229,9 @@ class Ledger:
         self._known: dict[tuple[int, int], Line] = {}
         self._known_from = self._last
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}  # a copy opens the file itself
+
     def note(self, epoch: int, units: range, num_samples: int, marks: Marks) -> None:
         """Append a batch, or hold it against its line."""
         if self._file is None:
