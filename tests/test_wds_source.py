@@ -153,6 +153,17 @@ def test_set_epoch_goes_to_an_epoch_and_counts_on(shards: list[str]) -> None:
     assert digests(dataset) == epochs[3]
 
 
+def test_a_stream_loader_begins_where_it_was_told_to(shards: list[str]) -> None:
+    dataset, told = batches(shards), batches(shards)
+    epochs = [digests(dataset) for _ in range(3)]
+    told.set_epoch(1)
+    assert digests(A.StreamLoader(told)) == epochs[1]
+    told.set_epoch(2)
+    assert digests(A.StreamLoader(told)) == epochs[2]
+    told.load_state_dict(dataset.state_dict(epoch=1, num_batches=3))
+    assert digests(A.StreamLoader(told)) == epochs[1][3:]
+
+
 def test_pipelines_made_of_one_another_have_places_of_their_own(shards: list[str]) -> None:
     base = source(shards)
     first, second = base.map(seen), base.map(seen)

@@ -41,10 +41,15 @@ class PipelineDataset(BatchDataset):
     stream: PipelineStream
 
     def __init__(
-        self, stream: PipelineStream, ranks: tuple[int | None, int | None], board: EpochBoard
+        self,
+        stream: PipelineStream,
+        ranks: tuple[int | None, int | None],
+        board: EpochBoard,
+        beginning: int = 0,
     ) -> None:
         super().__init__(stream, ranks)
         self._board = board
+        self._beginning = (beginning, 0)
 
     @property
     def recipe(self) -> Recipe:

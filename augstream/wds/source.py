@@ -100,6 +100,7 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
         self._board = EpochBoard()
         self._board.share()
         self._batches: PipelineDataset | None = None
+        self._beginning = 0  # the epoch in which a StreamLoader begins
         self._iteration: FrameType | None = None
         self._place = Place(0)
         self.clock = Clock()
@@ -168,7 +169,7 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
                 members=self._members,
                 urls=self.source.urls,
             )
-            self._batches = PipelineDataset(stream, self._ranks, self._board)
+            self._batches = PipelineDataset(stream, self._ranks, self._board, self._beginning)
         return self._batches
 
     def __iter__(self) -> Iterator[Any]:
@@ -213,6 +214,9 @@ class WebDataset(webdataset.WebDataset):  # type: ignore[misc]  # webdataset has
         """Make the next iteration epoch `epoch`, in live and future workers; change nothing if it would be anyway."""
         if self._board.next_pass[0] != epoch:
             self._board.set_epoch(epoch)
+        self._beginning = epoch
+        if self._batches is not None:
+            self._batches.set_epoch(epoch)
 
     def state_dict(self, *, epoch: int | None = None, num_batches: int | None = None) -> dict[str, Any]:
         """The place after `num_batches` batches of `epoch`, as JSON-able data; see `StreamDataset.state_dict`."""
