@@ -102,7 +102,8 @@ def test_what_two_transforms_do_is_told_apart(shards):
 
 def test_what_a_spawned_process_changes_is_found_there(shards, monkeypatch):
     monkeypatch.setitem(leaky.SETTINGS, "offset", 3)
-    transforms = [A.Resize(24, 32), A.Lambda(image=leaky.settings), A.Lambda(image=leaky.set_order)]
+    functions = [leaky.settings, leaky.set_order, leaky.first_seen]
+    transforms = [A.Resize(24, 32), *[A.Lambda(image=function) for function in functions]]
     verdict = verify(
         dataset_of(shards, A.Compose(transforms)),
         num_epochs=1,
@@ -116,6 +117,7 @@ def test_what_a_spawned_process_changes_is_found_there(shards, monkeypatch):
     assert {(finding.suspect, finding.where) for finding in verdict.findings} == {
         ("hash-order", "transform 2 Lambda(set_order)"),
         ("fresh-process", "transform 1 Lambda(settings)"),
+        ("hidden-state", "transform 3 Lambda(first_seen)"),
     }
 
 

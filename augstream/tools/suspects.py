@@ -133,6 +133,8 @@ class _Inquiry:
         self._varied("worker", _in_worker(self._tracer))
         if spawned:
             one, two = (in_process(held_trace, self._tracer, method="spawn", seed=seed) for seed in (1, 2))
+            back = in_process(held_trace, self._tracer, True, method="spawn", seed=1)
+            self._varied("hidden-state", back, one)  # what the first sample of all left, long before the base
             self._varied("hash-order", two, one)
             self._varied("fresh-process", one)
         self._varied("opencv-threads", self._trace(Conditions(threads=_MANY_THREADS)))
@@ -227,10 +229,10 @@ def _trace_line(run: Callable[[], Any], *, name: str, found: list[Line | None]) 
     return results[0]
 
 
-def held_trace(tracer: Tracer) -> list[list[Step]]:
+def held_trace(tracer: Tracer, backwards: bool = False) -> list[list[Step]]:
     """The trace under the conditions that are compared with."""
     with Conditions().held():
-        return tracer.trace()
+        return tracer.trace(backwards=backwards)
 
 
 def _in_worker(tracer: Tracer) -> list[list[Step]]:
