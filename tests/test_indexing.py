@@ -145,6 +145,7 @@ def test_brackets_and_braces_in_real_names(tmp_path, cache):
     [
         ("{}/absent-*.tar", "no shard matches '.*absent-.*'"),
         ("{}/empty", r"no \*\.tar file lies in"),
+        ("", "an empty text names no shards"),
         ("{}/train-{{0..3.tar", "unbalanced braces"),
     ],
 )

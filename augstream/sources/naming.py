@@ -84,6 +84,11 @@ def _expand(pattern: str, remote: Remote) -> list[Asked]:
 
 
 def _expanded(pattern: str, remote: Remote) -> list[Asked]:
+    if (
+        not pattern
+    ):  # as from a variable that is not set; the path of this text would be the current directory
+        msg = "an empty text names no shards; pass a path, a pattern ('train-{000..019}.tar'), a directory or a list"
+        raise RecipeError(msg)
     path = local_path(pattern)
     if path is not None and path.is_dir():
         names = sorted([name for name in os.listdir(path) if name.endswith(".tar")])  # noqa: PTH208  (a glob finds
