@@ -10,6 +10,7 @@ import pytest
 
 import augstream as A
 from augstream.errors import RecipeError
+from augstream.transforms.deferral import can_defer
 
 Array = np.ndarray
 Params = dict[str, Any]
@@ -115,6 +116,21 @@ def test_who_overrides_a_hook_of_a_built_in_transform_keeps_the_rest_of_it() -> 
     assert np.array_equal(applied(A.RandomCrop(2, 3, p=1), mask=MASK)["mask"], found["mask"])
     assert np.array_equal(applied(Extra(2, 3, p=1))["image"], crop + np.uint8(3))
     assert np.array_equal(applied(Turned(p=1))["image"], np.rot90(IMAGE))
+
+
+class Centred(A.Normalize):
+    """Has the arguments of a built-in transform, and does something else."""
+
+    def apply(self, img: Array, **params: Any) -> Array:
+        return np.subtract(img, img.mean(), dtype=np.float32)
+
+
+def test_the_plan_tells_what_who_overrides_apply_does() -> None:
+    compose = A.Compose([A.RandomCrop(2, 3), Noted(2, 3), Turned(), Centred(), A.ToTensorV2()], seed=1)
+    plan = compose.plan().splitlines()
+    assert ["on pixels" in line for line in plan] == [False, True, False, True, False]
+    assert not can_defer(compose.stage())
+    assert can_defer(A.Compose([A.Normalize(), A.ToTensorV2()]).stage())
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,7 @@ class BasicTransform(Applicable):
             raise RecipeError(msg)
         if "fuse" not in own and own & {"apply", "apply_to_mask"}:
             cls.fuse = BasicTransform.fuse  # type: ignore[method-assign]  # meant
+            cls.plan_kind = cls.__dict__.get("plan_kind", BasicTransform.plan_kind)
         if "draw" not in own and own & {"get_params", "get_params_dependent_on_data"}:
             if cls.draw is not BasicTransform.draw:
                 cls._inherited_draw = cls.draw
