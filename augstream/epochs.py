@@ -19,7 +19,9 @@ process has seen.
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
+from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -74,18 +76,28 @@ class EpochBoard:
     def __init__(self) -> None:
         self._words: npt.NDArray[np.int64] = np.zeros(_NUM_WORDS, dtype=np.int64)
         self._tensor: torch.Tensor | None = None
+        self._forks_only = ""  # why it is not in a tensor
         self._passes = 0
 
     def share(self) -> None:
-        """Move the board into shared memory, where processes forked or spawned from now on see it."""
-        if self._tensor is None:
+        """Move the board into shared memory, where processes forked or spawned from now on see it.
+
+        Where the system gives none (a container's /dev/shm may be full), those that are forked see it all the same.
+        """
+        if self._tensor is None and not self._forks_only:
             import torch  # only DataLoaders need a shared board, and they have torch already
 
             self._use(torch.from_numpy(self._words))
 
     def _use(self, tensor: torch.Tensor) -> None:
-        self._tensor = tensor if tensor.is_shared() else tensor.clone().share_memory_()  # type: ignore[no-untyped-call]  # torch left it untyped
-        self._words = self._tensor.numpy()
+        try:
+            self._tensor = tensor if tensor.is_shared() else tensor.clone().share_memory_()  # type: ignore[no-untyped-call]  # torch left it untyped
+        except RuntimeError as error:
+            self._forks_only = str(error)
+            self._words = np.frombuffer(mmap.mmap(-1, 8 * _NUM_WORDS), np.int64)
+            self._words[:] = tensor.numpy()
+        else:
+            self._words = self._tensor.numpy()
 
     def set_epoch(self, epoch: int, units: int = 0) -> None:
         """Make the next pass epoch `epoch`, from canonical unit `units` on; later passes count on from it."""
@@ -150,10 +162,21 @@ class EpochBoard:
 
     def __getstate__(self) -> dict[str, Any]:
         self.share()
-        return {"tensor": self._tensor, "passes": self._passes}
+        tensor = self._tensor
+        if tensor is None:
+            if get_spawning_popen() is not None:
+                msg = (
+                    f"the epoch cannot be told to workers that are spawned: {self._forks_only}; make room in /dev/shm "
+                    "(docker run --shm-size), or pass multiprocessing_context='fork'"
+                )
+                raise RecipeError(msg)
+            import torch
+
+            tensor = torch.from_numpy(self._words.copy())
+        return {"tensor": tensor, "passes": self._passes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._passes = state["passes"]
+        self._passes, self._tensor, self._forks_only = state["passes"], None, ""
         self._use(state["tensor"])
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import pickle
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -154,6 +156,30 @@ def test_a_pickled_copy_is_a_board_of_its_own_at_the_same_place():
     assert copy.begin_pass(None) == (4, 0)
     assert board.begin_pass(None) == (4, 0)
     assert copy.begin_pass(None) == (5, 0)
+
+
+def begin(board):
+    board.begin_pass(None)
+
+
+@pytest.mark.processes
+def test_where_there_is_no_shared_memory_forks_see_it_all_the_same():
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    board = EpochBoard()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no room in /dev/shm either
+    try:
+        board.share()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    child = multiprocessing.get_context("fork").Process(target=begin, args=(board,))
+    child.start()
+    child.join()
+    assert board.next_pass == (1, 0)
+    copied = pickle.loads(pickle.dumps(board))  # noqa: S301  # our own bytes
+    board.set_epoch(7)
+    assert (board.next_pass, copied.next_pass) == ((7, 0), (1, 0))
+    with pytest.raises(RecipeError, match=r"make room in /dev/shm .*multiprocessing_context='fork'"):
+        multiprocessing.get_context("spawn").Process(target=begin, args=(board,)).start()
 
 
 @pytest.mark.parametrize("epoch", [-1, 1.0, True, "3", MAX_EPOCH + 1])
