@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import augstream as A
+from augstream.cli import main
 from augstream.testing import make_shards
 from augstream.tools.explain import explain, explain_address
 from augstream.tools.pictures import annotated, encoded, picture_of, sheet, size_of, thumbnail
@@ -190,10 +191,13 @@ class Odd(A.ImageOnlyTransform):
         return img
 
 
+ODD = A.Compose([Odd(p=1)])
+
+
 @pytest.fixture
 def odd(tmp_path: Path) -> A.StreamDataset:
     make_shards(tmp_path, num_samples=12, num_shards=1, size=(40, 56))
-    return A.StreamDataset(str(tmp_path), A.Compose([Odd(p=1)]), batch_size=1, seed=5)
+    return A.StreamDataset(str(tmp_path), ODD, batch_size=1, seed=5)
 
 
 def test_what_failed_is_dim_and_what_was_drawn_is_told_in_json(odd: Any) -> None:
@@ -218,6 +222,27 @@ def test_what_failed_is_dim_and_what_was_drawn_is_told_in_json(odd: Any) -> None
         "raw": "61",
     }
     assert "0 Odd.number" in [drawn["name"] for drawn in data["drawn"]]
+
+
+@pytest.mark.parametrize("name", ["sheet.png", "page.html"])
+def test_the_command_says_how_many_failed(odd: Any, tmp_path: Path, capsys: Any, name: str) -> None:
+    command = ["preview", str(tmp_path), "--out", str(tmp_path / name), "--epochs", "2", "--samples", "12"]
+    assert main([*command, "--pipeline", "test_preview:ODD", "--seed", "5"]) == 1
+    wrote, said, see = capsys.readouterr().out.splitlines()
+    chosen = choose(odd, 12)
+    by_sample, by_epoch = (
+        [(e, *one) for one in chosen for e in (0, 1)],
+        [(e, *one) for e in (0, 1) for one in chosen],
+    )
+    shown = [
+        explain(odd, epoch=epoch, shard=shard, key=key)
+        for epoch, shard, key in (by_sample if name == "sheet.png" else by_epoch)
+    ]
+    failed = [one for one in shown if one.error is not None]
+    assert wrote == f"wrote {tmp_path / name}: 12 samples, 2 epochs"
+    assert said == f"{len(failed)} of 24 failed, the first by ValueError: "
+    assert see == f"to see it: augstream replay '{failed[0].address}' SHARDS --pipeline ..."
+    assert main(command) == 0
 
 
 def test_what_is_done_to_floats_is_shown(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from engine import ResizeByHand, dataset_of
 
 from augstream.collate import collate
+from augstream.errors import RecipeError
 from augstream.testing import (
     assert_elastic,
     assert_repeatable,
@@ -115,3 +116,14 @@ def test_draws_from_a_global_generator_are_found(shards):
 def test_there_must_be_a_worker_to_kill(shards):
     with pytest.raises(ValueError, match="num_workers must be 1 or more"):
         assert_survives_kill(dataset_of(shards), num_workers=0)
+
+
+@pytest.mark.parametrize("counts", [{"num_epochs": 0}, {"num_batches": 0}, {"num_batches": -1}])
+def test_nothing_is_not_enough_to_hold(shards, counts):
+    with pytest.raises(RecipeError, match="must be at least 1, got"):
+        assert_repeatable(dataset_of(shards), **counts)
+    if "num_batches" in counts:
+        with pytest.raises(RecipeError, match="must be at least 1, got"):
+            assert_resumable(dataset_of(shards), **counts)
+        with pytest.raises(RecipeError, match="must be at least 1, got"):
+            assert_survives_kill(dataset_of(shards), **counts)

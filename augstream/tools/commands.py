@@ -315,12 +315,23 @@ def _run_preview(parsed: argparse.Namespace) -> int:
     check_outputs(parsed.out)
     dataset = make_dataset(parsed)
     chosen = choose(dataset, parsed.samples)
+    failed: list[tuple[str, Exception | None]] = []
+
+    def note(explanation: Explanation) -> None:
+        failed.append((explanation.address, explanation.error))
+
     if parsed.out.suffix == ".png":
-        parsed.out.write_bytes(encoded(contact_sheet(dataset, chosen, range(parsed.epochs))))
+        parsed.out.write_bytes(encoded(contact_sheet(dataset, chosen, range(parsed.epochs), failed=note)))
     else:
         places = [Place(epoch, shard, key) for epoch in range(parsed.epochs) for shard, key in chosen]
-        write_page(dataset, places, parsed.out)
+        write_page(dataset, places, parsed.out, note)
     say(
         f"wrote {parsed.out}: {len(chosen)} samples, {parsed.epochs} epoch{'' if parsed.epochs == 1 else 's'}"
     )
-    return 0
+    if failed:
+        address, error = failed[0]
+        say(
+            f"{len(failed)} of {len(chosen) * parsed.epochs} failed, the first by {type(error).__name__}: {error}"
+        )
+        say(f"to see it: augstream replay '{address}' SHARDS --pipeline ...")
+    return 1 if failed else 0

@@ -58,8 +58,17 @@ def delivered(
 
 
 def seen(loader: StreamLoader, num_epochs: int, num_batches: int | None, first: int = 0) -> list[Seen]:
-    """What is remembered of the batches that are `delivered`."""
+    """What is remembered of the batches that are `delivered`; `RecipeError` where none are asked for."""
+    check_some(num_epochs=num_epochs, num_batches=num_batches)
     return [Seen.of(*found) for found in delivered(loader, num_epochs, num_batches, first)]
+
+
+def check_some(**counts: int | None) -> None:
+    """Raise `RecipeError` for a count below 1, None aside: of nothing, everything holds."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            msg = f"{name} must be at least 1, got {count}"
+            raise RecipeError(msg)
 
 
 def compare(expected: Sequence[Seen], found: Sequence[Seen], how: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -39,6 +39,7 @@ _QUALITIES = ((THUMBNAIL_PIXELS, 75), (THUMBNAIL_PIXELS, 55), (144, 55), (144, 4
 _BUDGET_BYTES = 2_700_000  # 3.6 MB in base 64: with what is said beside them, 200 samples stay below 5 MB
 _LEAST_PICTURE_BYTES = 1_500
 _COLUMNS = 6
+Note = Callable[[Explanation], None]
 _REPRESENTATIONS = {"Normalize", "ToFloat", "ToTensorV2"}
 
 
@@ -67,15 +68,21 @@ def choose(dataset: StreamDataset, num_samples: int) -> list[tuple[str, str]]:
 
 
 def contact_sheet(
-    dataset: StreamDataset, samples: Sequence[tuple[str, str]], epochs: Iterable[int], size: int = 160
+    dataset: StreamDataset,
+    samples: Sequence[tuple[str, str]],
+    epochs: Iterable[int],
+    size: int = 160,
+    failed: Note = lambda _: None,
 ) -> Picture:
-    """One row a sample: first as it is on disk, then as each of `epochs` augments it; dim where that failed."""
+    """One row a sample: first as it is on disk, then as each of `epochs` augments it; dim where that `failed`."""
     rows = []
     for shard, key in samples:
         found = [explain(dataset, epoch=epoch, shard=shard, key=key) for epoch in epochs]
         cells = [labelled(thumbnail(_before(found[0], dataset), size), key)] if found else []
         for epoch, explanation in zip(epochs, found, strict=True):
             text = f"epoch {epoch}" if explanation.error is None else f"epoch {epoch}: failed"
+            if explanation.error is not None:
+                failed(explanation)
             picture = thumbnail(_after(explanation, dataset), size)
             cells.append(labelled(picture if explanation.error is None else picture // 3, text))
         rows.append(cells)
@@ -103,8 +110,13 @@ def stages_sheet(
     return sheet([cells[start : start + columns] for start in range(0, len(cells), columns)])
 
 
-def page(dataset: StreamDataset, places: Sequence[Place], title: str = "augstream preview") -> str:
-    """The HTML page over `places`."""
+def page(
+    dataset: StreamDataset,
+    places: Sequence[Place],
+    title: str = "augstream preview",
+    failed: Note = lambda _: None,
+) -> str:
+    """The HTML page over `places`; what failed is told there, and to `failed`."""
     album = _Album()
     entries: list[dict[str, Any]] = []
     gates: dict[str, list[bool]] = {}
@@ -114,6 +126,8 @@ def page(dataset: StreamDataset, places: Sequence[Place], title: str = "augstrea
     for place in places:
         explanation = explain(dataset, epoch=place.epoch, shard=place.shard, key=place.key)
         entries.append(_entry(place, explanation, dataset, album))
+        if explanation.error is not None:
+            failed(explanation)
         for step in explanation.steps:
             name = f"{step.slot} {step.name}"
             chances[name] = step.p
@@ -159,9 +173,11 @@ def _about(dataset: StreamDataset, places: Sequence[Place]) -> str:
     )
 
 
-def write_page(dataset: StreamDataset, places: Sequence[Place], path: Path) -> None:
+def write_page(
+    dataset: StreamDataset, places: Sequence[Place], path: Path, failed: Note = lambda _: None
+) -> None:
     """Write the page to `path`."""
-    path.write_text(page(dataset, places), encoding="utf-8")
+    path.write_text(page(dataset, places, failed=failed), encoding="utf-8")
 
 
 def _formats(dataset: StreamDataset) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..cli import add_command, add_shards, progress_bar, say
 from ..errors import LeakError, RecipeError
 from .commands import add_stream_arguments, make_dataset, numbers_of_workers
+from .comparing import check_some
 from .runs import Check, Runs
 from .suspects import Finding, investigate
 
@@ -85,10 +86,7 @@ def verify(
     Raises what the stream raises. Not found: what only another machine, or another release of a library, would change;
     what happens in none of the samples that are looked at.
     """
-    for name, value in (("num_epochs", num_epochs), ("num_batches", num_batches)):
-        if value < 1:
-            msg = f"{name} must be at least 1, got {value}"
-            raise RecipeError(msg)
+    check_some(num_epochs=num_epochs, num_batches=num_batches)
     known = get_all_start_methods()
     strange = [method for method in methods if method not in known]
     if strange:
