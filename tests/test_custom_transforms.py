@@ -118,6 +118,55 @@ def test_who_overrides_a_hook_of_a_built_in_transform_keeps_the_rest_of_it() -> 
     assert np.array_equal(applied(Turned(p=1))["image"], np.rot90(IMAGE))
 
 
+class Bright(A.NoOp):
+    """Something, after all."""
+
+    def apply(self, img: Array, **params: Any) -> Array:
+        return img + np.uint8(1)
+
+    def apply_to_mask(self, mask: Array, **params: Any) -> Array:
+        return mask
+
+
+class Tensors(A.ToTensorV2):
+    """Goes its own way to tensors, which no pipeline of arrays can take."""
+
+    def apply(self, img: Array, **params: Any) -> Any:
+        return memoryview(img)
+
+
+class MoreUpside(Upside):
+    """Is asked by the targets of its base."""
+
+    def apply(self, img: Array, **params: Any) -> Array:
+        return img[::-1] + np.uint8(1)
+
+
+def test_whatever_is_overridden_counts_also_where_a_built_in_transform_has_nothing_to_do() -> None:
+    result = applied(Bright(p=1), mask=MASK, bboxes=[[0, 0, 1, 0.25]])
+    assert np.array_equal(result["image"], IMAGE + np.uint8(1))
+    assert np.array_equal(result["mask"], MASK)
+    assert result["bboxes"] == [[0, 0, 1, 0.25]]
+    assert np.array_equal(applied(MoreUpside(p=1))["image"], IMAGE[::-1] + np.uint8(1))
+    with pytest.raises(
+        RecipeError, match=r"Tensors\.apply returned memoryview; it must return a numpy array"
+    ):
+        applied(Tensors())
+
+
+class Wavy(A.GridDistortion):
+    """Treats images in its own way, and masks in the built-in one's."""
+
+    def apply(self, img: Array, **params: Any) -> Array:
+        return super().apply(img, **params) + np.uint8(1)
+
+
+def test_what_is_not_overridden_stays_the_built_in_ones() -> None:
+    plain, wavy = applied(A.GridDistortion(2, p=1), mask=MASK), applied(Wavy(2, p=1), mask=MASK)
+    assert np.array_equal(wavy["image"], plain["image"] + np.uint8(1))
+    assert np.array_equal(wavy["mask"], plain["mask"])
+
+
 class Centred(A.Normalize):
     """Has the arguments of a built-in transform, and does something else."""
 

@@ -169,6 +169,8 @@ class BasicTransform(Applicable):
     is_custom: ClassVar[bool] = False
     """Whether it is defined elsewhere, and may ask for `py_random` and `random_generator`, which nothing here does."""
     _legacy: ClassVar[Mapping[str, str]] = {}
+    _calls_no_hooks: ClassVar[bool] = False
+    """Whether its `apply_params` is done without `apply` and the like, which then count in subclasses only."""
     _inherited_draw: ClassVar[Callable[..., Params] | None] = None
     """The `draw` of a built-in transform, where a subclass of it overrides hooks instead."""
     init_arguments: dict[str, Any]
@@ -188,8 +190,13 @@ class BasicTransform(Applicable):
             if cls.draw is not BasicTransform.draw:
                 cls._inherited_draw = cls.draw
             cls.draw = BasicTransform.draw  # type: ignore[method-assign]  # meant
-        if "targets" in own and "apply_params" not in own:
+        if "apply_params" in own:
+            return
+        if hasattr(cls, "targets"):
             cls.apply_params = _apply_to_own_targets  # type: ignore[method-assign]  # meant
+        elif cls._calls_no_hooks and any(name.startswith("apply_to_") or name == "apply" for name in own):
+            cls.apply_params = BasicTransform.apply_params  # type: ignore[method-assign]  # meant
+            cls._calls_no_hooks = False
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = probability(self, p)
@@ -358,6 +365,8 @@ class DualTransform(BasicTransform):
 class NoOp(DualTransform):
     """Leave everything as it is."""
 
+    _calls_no_hooks = True
+
     def __init__(self, p: float = 0.5) -> None:
         super().__init__(p)
 
@@ -367,3 +376,15 @@ class NoOp(DualTransform):
 
     def apply_params(self, call: Call, params: Params) -> None:
         """Nothing to do."""
+
+    def apply(self, img: Array, **params: Any) -> Array:
+        """The image."""
+        return img
+
+    def apply_to_bboxes(self, bboxes: Array, **params: Any) -> Array:
+        """The boxes."""
+        return bboxes
+
+    def apply_to_keypoints(self, keypoints: Array, **params: Any) -> Array:
+        """The keypoints."""
+        return keypoints

@@ -23,6 +23,7 @@ class ToTensorV2(BasicTransform):
 
     kinds = frozenset({"image", "images", "mask", "masks"})
     plan_kind = "planes"
+    _calls_no_hooks = True
 
     def __init__(self, transpose_mask: bool = False, p: float = 1.0) -> None:
         super().__init__(p)
