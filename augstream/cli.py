@@ -23,7 +23,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from .errors import AugstreamError, IndexFileError
-from .indexing import build_index
+from .indexing import INDEX_NAME, build_index
 from .shards import IndexedShards
 from .sources.remote import local_path
 from .tars.manifests import KINDS, emit
@@ -190,7 +190,8 @@ def _index(arguments: argparse.Namespace) -> int:
         msg = "the index cannot be written beside the shards; make their directory writable, or use --cache"
         raise IndexFileError(msg)
     for path in index.store.files:
-        say(f"wrote {path}")
+        is_beside = arguments.cache and path.name == INDEX_NAME
+        say(f"{path} says it all; nothing was written to the cache" if is_beside else f"wrote {path}")
     for kind in dict.fromkeys(
         arguments.emit
     ):  # one by one, so that what is there is told before one that fails

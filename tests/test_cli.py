@@ -57,6 +57,12 @@ def test_index_to_the_cache(shards, capsys):
     (path,) = (Path(os.environ["XDG_CACHE_HOME"]) / "augstream" / "index").iterdir()
     assert capsys.readouterr().out == f"{HEADLINE}\nwrote {path}\n"
     assert not (shards / INDEX_NAME).exists()
+    path.unlink()
+    build_index(shards, beside=True)
+    assert cli.main(["index", str(shards), "--cache"]) == 0
+    said = f"{shards / INDEX_NAME} says it all; nothing was written to the cache"
+    assert capsys.readouterr().out == f"{HEADLINE}\n{said}\n"
+    assert not path.exists()
 
 
 def test_index_with_checksums_and_side_files(shards, capsys):
