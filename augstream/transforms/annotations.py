@@ -25,6 +25,7 @@ from .values import shortened
 
 Array = npt.NDArray[Any]
 ParamsT = TypeVar("ParamsT")
+_FLOAT64 = np.dtype(np.float64)
 _TARGETS = frozenset({"image", "images", "mask", "masks", "bboxes", "keypoints"})
 
 
@@ -118,7 +119,7 @@ class AnnotationProcessor(ABC):
 
     @abstractmethod
     def inward(self, array: Array, inner: Array, shape: tuple[int, ...]) -> Array:
-        """Fill `inner` from the user's `array`, both (N, …) float64; check; return the rows to keep.
+        """Fill `inner`, (N, …) float64, from the user's numbers, `array`; check; return the rows to keep.
 
         Further columns of the user's array go after them; the columns of labels come filled.
         """
@@ -173,13 +174,13 @@ class AnnotationProcessor(ABC):
 
     def _as_array(self, given: Any) -> tuple[Array, np.dtype[Any]]:
         try:
-            original = given if isinstance(given, np.ndarray) else np.asarray(given)
+            array = given if isinstance(given, np.ndarray) else np.asarray(given)
         except (ValueError, TypeError) as error:
             raise RecipeError(self._not_numbers(given)) from error
-        if original.dtype.kind not in "biuf":
+        kind = array.dtype.kind
+        if kind not in "biuf":
             raise RecipeError(self._not_numbers(given))
-        array = original.astype(np.float64, copy=False)
-        dtype = original.dtype if original.dtype.kind == "f" else np.dtype(np.float64)
+        dtype = array.dtype if kind == "f" else _FLOAT64
         if array.size == 0:
             return np.empty((0, max(self.num_outer, array.shape[1] if array.ndim == 2 else 0))), dtype
         if array.ndim != 2 or array.shape[1] < self.num_outer:

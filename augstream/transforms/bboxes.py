@@ -171,7 +171,7 @@ class BboxProcessor(AnnotationProcessor):
                 return
         for row, (x_min, y_min, x_max, y_max) in enumerate(corners.tolist()):
             if not (_LOWEST <= x_min < x_max <= _HIGHEST and _LOWEST <= y_min < y_max <= _HIGHEST):
-                numbers = ", ".join(f"{number:g}" for number in array[row, :4])
+                numbers = ", ".join(f"{number:g}" for number in array[row, :4].tolist())
                 msg = (
                     f"{self.name}: ({numbers}) is no {self.params.format} box inside a "
                     f"{shape[0]} x {shape[1]} image (0 <= x_min < x_max <= width, and so for y); "

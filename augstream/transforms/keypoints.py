@@ -111,7 +111,7 @@ class KeypointProcessor(AnnotationProcessor):
         if _all_visible(inner, shape):
             return
         row = int(np.flatnonzero(~_visible(inner, shape))[0])
-        numbers = ", ".join(f"{number:g}" for number in array[row, : self.num_outer])
+        numbers = ", ".join(f"{number:g}" for number in array[row, : self.num_outer].tolist())
         msg = (
             f"{self.name}: ({numbers}) in format {self.params.format!r} lies outside of the "
             f"{shape[0]} x {shape[1]} image (0 <= x < width, 0 <= y < height); "
