@@ -11,7 +11,6 @@ its space until that process opens another.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import queue
@@ -29,11 +28,11 @@ from ..index import SampleTable
 from ..tars.indexfile import make_private
 from ..tars.scan import scan, scan_file
 from ..tars.walk import ReadAt
+from .locks import locked
 from .remote import Remote, RemoteFile, Status, remote_file
 
 _log = logging.getLogger("augstream.sources.cache")
 
-_POLL_S = 0.05
 _IDLE_S = 5.0
 _TOUCH_S = 1.0
 _BLOCK_BYTES = 4 * 1024 * 1024
@@ -161,7 +160,7 @@ class ShardCache:
         if limit is not None and wanted.size > limit:
             msg = f"{wanted.url} has {wanted.size} bytes, more than the whole cache: cache_bytes={limit}; allow more"
             raise RecipeError(msg)
-        with self._locked(self._directory / "lock"):
+        with locked(self._directory / "lock"):
             if limit is not None:
                 files = [(path.stat(), path) for path in self._files()]
                 taken = sum(status.st_size for status, _ in files)
@@ -183,53 +182,18 @@ class ShardCache:
         """Remove what processes that were killed in the middle of a download have left."""
         for part in self._directory.glob(f"*{_PART}"):
             lock = _lock_of(part.with_name(part.name.rsplit(".", 2)[0]))
-            with self._locked(lock, wait_s=0) as mine:
+            with locked(lock, wait_s=0) as mine:
                 if mine:
                     part.unlink(missing_ok=True)
                     lock.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _turn(self, path: Path) -> Iterator[None]:
-        """Wait while another process fetches `path`, as long as it gets on with it."""
+        """Wait while another process fetches `path`, as long as it gets on with it: at worst it is fetched twice."""
         lock = _lock_of(path)
-        with self._locked(lock, wait_s=self._remote.timeout_s, watch=path):
+        with locked(lock, self._remote.timeout_s, lambda: _progress(path)):
             yield
             lock.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _locked(self, lock: Path, wait_s: float = 10.0, watch: Path | None = None) -> Iterator[bool]:
-        """Hold a file lock, which a process gives back even if it is killed; False where it can't be had.
-
-        To do without it is harmless: the worst is that a shard is fetched twice.
-        """
-        while True:
-            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                held = self._acquire(fd, wait_s, watch)
-                if held and os.fstat(fd).st_nlink == 0:  # removed by the one before us: others lock a new one
-                    continue
-                yield held
-                return
-            finally:
-                os.close(fd)
-
-    def _acquire(self, fd: int, wait_s: float, watch: Path | None) -> bool:
-        seen: object = None
-        until = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                now = _progress(watch)
-                if now != seen:
-                    seen, until = now, time.monotonic() + wait_s
-                if time.monotonic() >= until:
-                    return False
-                time.sleep(_POLL_S)
-            except OSError:  # a file system without locks
-                return False
-            else:
-                return True
 
 
 class CachedShard:
@@ -338,10 +302,8 @@ def _lock_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
-def _progress(path: Path | None) -> object:
+def _progress(path: Path) -> object:
     """Something that changes while others download `path`."""
-    if path is None:
-        return None
     written = []
     for part in path.parent.glob(f"{path.name}.*{_PART}"):
         with contextlib.suppress(OSError):
